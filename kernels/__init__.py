@@ -1,0 +1,1 @@
+"""Arithmetic only: no bluesky, no files, no threads of its own."""
