@@ -1,0 +1,55 @@
+"""Python in README.md, docs/ and docstrings runs as tests.
+
+Blocks of one file share their names, from top to bottom, in an empty folder. A block
+that needs a beamline, or more time than a test has, is left out by an HTML comment on
+the line before it, which no reader sees::
+
+    <!-- skip: next "needs the beamline's Tiled server" -->
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+from sybil import Sybil
+from sybil.integration.pytest import SybilFile
+from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
+from sybil.parsers.rest import DocTestParser
+from sybil.parsers.rest import SkipParser as DocstringSkipParser
+
+os.environ.setdefault("MPLBACKEND", "agg")
+
+
+@pytest.fixture(scope="module")
+def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run one file's examples where they leave nothing behind, and close figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("examples"))
+        yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
+pages = Sybil(
+    parsers=[PythonCodeBlockParser(), SkipParser()],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
+    excludes=["docs/_build/**"],
+    fixtures=["empty_folder"],
+)
+docstrings = Sybil(
+    parsers=[DocTestParser(), DocstringSkipParser()],
+    patterns=["bluesky_bayes/*.py", "bluesky_bayes/**/*.py"],
+    fixtures=["empty_folder"],
+)
+pytest_collect_file = (pages + docstrings).pytest()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let what an example leaves unclosed be a warning: Sybil cannot report it."""
+    unclosed = pytest.mark.filterwarnings(
+        "default::pytest.PytestUnraisableExceptionWarning"
+    )
+    for item in items:
+        if isinstance(item.parent, SybilFile):
+            item.add_marker(unclosed)
