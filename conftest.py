@@ -33,13 +33,12 @@ def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 pages = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
-    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
-    excludes=["docs/_build/**"],
+    pattern="*.md",
     fixtures=["empty_folder"],
 )
 docstrings = Sybil(
     parsers=[DocTestParser(), DocstringSkipParser()],
-    patterns=["bluesky_bayes/*.py", "bluesky_bayes/**/*.py"],
+    patterns=[f"bluesky_bayes/{depth}*.py" for depth in ("", "*/", "*/*/")],
     fixtures=["empty_folder"],
 )
 pytest_collect_file = (pages + docstrings).pytest()
