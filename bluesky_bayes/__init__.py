@@ -1,1 +1,31 @@
-"""Which model do these data support, with which parameters, and is it enough?"""
+"""Which model do these data support, with which parameters, and is it enough to decide?
+
+Live Bayesian model selection for Bluesky: data sets, models, noise, and the answer. What hears documents is in
+`bluesky_bayes.callbacks`, what plans use in `bluesky_bayes.plans`.
+"""
+
+from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.candidates import Candidates
+from bluesky_bayes.components import Component, Parameter, component
+from bluesky_bayes.dataset import Dataset
+from bluesky_bayes.inference import select, select_many
+from bluesky_bayes.model import Model
+from bluesky_bayes.noise import Gaussian, Poisson
+from bluesky_bayes.posterior import Posterior
+from bluesky_bayes.selection import Selection
+
+__all__ = [
+    "Analysis",
+    "Candidates",
+    "Component",
+    "Dataset",
+    "Gaussian",
+    "Model",
+    "Parameter",
+    "Poisson",
+    "Posterior",
+    "Selection",
+    "component",
+    "select",
+    "select_many",
+]

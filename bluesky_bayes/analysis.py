@@ -1,0 +1,181 @@
+"""A recipe: what to take out of a run and what to ask of it; saved as TOML, its hash the provenance of every result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bluesky_bayes.candidates import Candidates
+from bluesky_bayes.dataset import Dataset
+from bluesky_bayes.inference import select
+from bluesky_bayes.noise import Gaussian, Noise, Poisson
+from bluesky_bayes.priors import from_table, to_table
+from bluesky_bayes.sampler import Settings
+from bluesky_bayes.selection import Selection
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What to take out of a run, the models in question, and how to sample them.
+
+    Attributes
+    ----------
+    candidates : Candidates
+    x, y : str or None
+        Field names; left out, the run's hints say what was scanned and what was measured.
+    noise : Gaussian or Poisson, optional
+        By default the data's own uncertainties, counting noise where data are declared counts, else unknown.
+    stream : str
+        Stream that holds the fields.
+    sigma, exposure : str or None
+        Fields that hold each point's standard deviation, or its counting time or monitor.
+    subtract : float
+        Subtracted from every y before anything else (a dark level).
+    seed : int
+    settings : Settings
+        How long to sample.
+    """
+
+    candidates: Candidates
+    x: str | None = None
+    y: str | None = None
+    noise: Noise | None = None
+    stream: str = "primary"
+    sigma: str | None = None
+    exposure: str | None = None
+    subtract: float = 0.0
+    seed: int = 0
+    settings: Settings = field(default_factory=Settings)
+
+    def __call__(self, data: Dataset) -> Selection:
+        """Answer the question for one data set."""
+        return select(data, self.candidates, noise=self.noise, seed=self.seed, settings=self.settings)
+
+    def to_table(self) -> dict[str, Any]:
+        """Plain data, as in the TOML file.
+
+        Raises
+        ------
+        ValueError
+            When the candidates were not made by a family, so that no file could make them again.
+        """
+        if self.candidates.recipe is None:
+            raise ValueError("these candidates hold a component of your own and cannot be written to a file")
+        data = {name: getattr(self, name) for name in ("x", "y", "stream", "sigma", "exposure") if getattr(self, name)}
+        if self.subtract:
+            data["subtract"] = self.subtract
+        table: dict[str, Any] = {
+            "data": data,
+            "candidates": dict(self.candidates.recipe),
+            "sampling": {"seed": self.seed, "sweeps": self.settings.sweeps, "chains": self.settings.chains},
+        }
+        if self.noise is not None:
+            table["noise"] = _noise_table(self.noise)
+        return table
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Analysis:
+        """Analysis from plain data.
+
+        Raises
+        ------
+        ValueError
+            Names the part that is missing, unknown or wrong.
+        """
+        unknown = sorted(set(table) - {"data", "candidates", "sampling", "noise"})
+        if unknown:
+            raise ValueError(f"recipe has an unknown part [{unknown[0]}]; it may have data, candidates, noise and sampling")
+        if "candidates" not in table:
+            raise ValueError("recipe has no [candidates]; for example family = 'peaks', shape = 'gaussian', counts = [0, 1, 2]")
+        data, sampling = dict(table.get("data", {})), dict(table.get("sampling", {}))
+        _check_keys("data", data, ("x", "y", "stream", "sigma", "exposure", "subtract"))
+        _check_keys("sampling", sampling, ("seed", "sweeps", "chains"))
+        seed = int(sampling.pop("seed", 0))
+        noise = _noise_from(table["noise"]) if "noise" in table else None
+        return cls(_candidates_from(table["candidates"]), noise=noise, seed=seed, settings=Settings(**sampling), **data)
+
+    def save(self, path: str | Path) -> None:
+        """Write a TOML file that `load` reads."""
+        import tomli_w
+
+        Path(path).write_text(tomli_w.dumps(self.to_table()), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Analysis:
+        """Read a TOML file.
+
+        Raises
+        ------
+        ValueError
+            Names the file and what is wrong in it.
+        """
+        try:
+            return cls.from_table(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that gives the analysis its meaning, 64 hexadecimal digits."""
+        content = {
+            "fields": [self.x, self.y, self.stream, self.sigma, self.exposure, self.subtract],
+            "candidates": self.candidates.digest,
+            "noise": _noise_table(self.noise) if self.noise is not None else None,
+            "sampling": [self.seed, self.settings.sweeps, self.settings.chains],
+        }
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _check_keys(part: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise ValueError(f"recipe [{part}] has an unknown entry {unknown[0]!r}; it may have {', '.join(known)}")
+
+
+def _candidates_from(table: Mapping[str, Any]) -> Candidates:
+    from bluesky_bayes import families
+
+    options = dict(table)
+    name = options.pop("family", None)
+    if name not in families.__all__:
+        raise ValueError(f"recipe [candidates] names family {name!r}; there are {', '.join(families.__all__)}")
+    if options.get("background") == "none":
+        options["background"] = None
+    priors = options.pop("priors", {})
+    options["priors"] = {key: from_table(key, prior) for key, prior in priors.items()}
+    candidates: Candidates = getattr(families, name)(**options)
+    return candidates
+
+
+def _noise_table(noise: Noise) -> dict[str, Any]:
+    kind = "gaussian" if isinstance(noise, Gaussian) else "poisson"
+    table: dict[str, Any] = {"kind": kind}
+    if isinstance(noise, Gaussian):
+        table |= {"sigma": _plain(noise.sigma)} if noise.sigma is not None else {}
+        table |= {"prior": to_table(noise.prior)} if noise.prior is not None else {}
+    elif noise.exposure is not None:
+        table["exposure"] = _plain(noise.exposure)
+    return table
+
+
+def _plain(values: Any) -> Any:
+    return values if isinstance(values, float) else [float(v) for v in values]
+
+
+def _noise_from(table: Mapping[str, Any]) -> Noise:
+    options = dict(table)
+    kind = options.pop("kind", None)
+    if kind == "poisson":
+        _check_keys("noise", options, ("exposure",))
+        return Poisson(**options)
+    if kind == "gaussian":
+        _check_keys("noise", options, ("sigma", "prior"))
+        if "prior" in options:
+            options["prior"] = from_table("noise_sigma", options["prior"])
+        return Gaussian(**options)
+    raise ValueError(f"recipe [noise] kind must be 'gaussian' or 'poisson'; got {kind!r}")

@@ -1,0 +1,99 @@
+"""How many peaks: sums of Gaussians, Lorentzians or pseudo-Voigts on a background."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bluesky_bayes.candidates import Candidates, family
+from bluesky_bayes.components import Component
+from bluesky_bayes.priors import to_table
+from bluesky_bayes.shapes import PEAKS, gaussian_precision
+
+
+def peaks(
+    shape: str | Component = "gaussian",
+    counts: Iterable[int] = range(0, 4),
+    background: str | int | None = "constant",
+    priors: Mapping[str, Any] | None = None,
+    width: str | None = None,
+    probabilities: Sequence[float] = (),
+) -> Candidates:
+    """Candidates with different numbers of peaks.
+
+    Parameters
+    ----------
+    shape : {"gaussian", "lorentzian", "pseudo-voigt"} or Component
+        Parameters are ``amplitude`` (height), ``center`` and ``sigma`` (Gaussian), ``gamma`` (Lorentzian, half width
+        at half maximum) or ``fwhm`` and ``fraction`` (pseudo-Voigt).
+    counts : iterable of int
+        Numbers of peaks in question, from 0 up.
+    background : {"constant", "linear", "quadratic", "cubic"}, int or None
+        ``constant``, or a polynomial with ``c0``, ``c1``, ... in x less the middle of the data's x.
+    priors : mapping of str to frozen scipy.stats distribution, optional
+        By parameter name. Those left out come from the data's range and are stated in the result.
+    width : {"precision"}, optional
+        ``"precision"`` replaces a Gaussian's sigma by ``precision = 1 / sigma^2``, the b of Nagata, Sugita and Okada,
+        Neural Networks 28, 82 (2012).
+    probabilities : sequence of float, optional
+        Prior probability of each count; equal by default.
+
+    Returns
+    -------
+    Candidates
+
+    Raises
+    ------
+    ValueError
+        For an unknown shape, width or background, counts below zero, priors that nothing uses or without support.
+
+    Examples
+    --------
+    >>> peaks("lorentzian", counts=range(0, 3)).names
+    ('no peak', '1 peak', '2 peaks')
+    """
+    counts = list(counts)
+    return family(
+        _component(shape, width),
+        counts,
+        background=background,
+        priors=priors,
+        noun="peak",
+        probabilities=probabilities,
+        recipe=_recipe(shape, counts, background, priors, width, probabilities),
+    )
+
+
+def _component(shape: str | Component, width: str | None) -> Component:
+    if width not in (None, "precision"):
+        raise ValueError(f"width must be left out or 'precision'; got {width!r}")
+    if width == "precision":
+        if shape != "gaussian":
+            raise ValueError(f"width='precision' is for Gaussian peaks; got shape {shape!r}")
+        return gaussian_precision
+    if isinstance(shape, Component):
+        return shape
+    if shape not in PEAKS:
+        raise ValueError(f"shape must be one of {', '.join(map(repr, PEAKS))} or a component of your own; got {shape!r}")
+    return PEAKS[shape]
+
+
+def _recipe(
+    shape: str | Component,
+    counts: list[int],
+    background: str | int | None,
+    priors: Mapping[str, Any] | None,
+    width: str | None,
+    probabilities: Sequence[float],
+) -> dict[str, Any] | None:
+    """The arguments as plain data, or None where a component of the user's own cannot be written down."""
+    if isinstance(shape, Component):
+        return None
+    recipe: dict[str, Any] = {"family": "peaks", "shape": shape, "counts": counts, "background": background or "none"}
+    if width:
+        recipe["width"] = width
+    if probabilities:
+        recipe["probabilities"] = list(probabilities)
+    if priors:
+        recipe["priors"] = {name: to_table(prior) for name, prior in priors.items()}
+    return recipe

@@ -1,0 +1,206 @@
+"""A model: components added up, with one table of parameters that their slots refer to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from bluesky_bayes.components import Component, Parameter
+from bluesky_bayes.dataset import Dataset
+from bluesky_bayes.noise import SIGMA, Gaussian, Noise
+from bluesky_bayes.priors import Prior, check_prior, describe
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a component's parameter is: ``scale * parameter + offset``, or the number `offset` alone.
+
+    Attributes
+    ----------
+    parameter : str or None
+        Name in the model's table. Slots that name the same parameter are tied.
+    scale, offset : float
+        A fixed ratio and a fixed distance to it.
+    """
+
+    parameter: str | None
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+MIDDLE = Slot(None, scale=0.0)
+"""A slot that stands for the middle of the data's x, filled in when the data are known."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One component of a model.
+
+    Attributes
+    ----------
+    label : str
+        ``peak1``, ``background`` ...
+    component : Component
+    slots : tuple of Slot
+        One for each of the component's parameters, the amplitude first.
+    block : int
+        The data set it belongs to, where a model explains several.
+    """
+
+    label: str
+    component: Component
+    slots: tuple[Slot, ...]
+    block: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Terms and the priors of their parameters.
+
+    Attributes
+    ----------
+    name : str
+        As it appears in results: ``2 peaks``.
+    terms : tuple of Term
+    priors : mapping of str to frozen scipy.stats distribution or None
+        One for each parameter that a slot names; None asks for a default from the data's range.
+    exchangeable : tuple of tuple of int
+        Groups of terms that the priors cannot tell apart: their samples are put in order before they are summarised.
+    counts : mapping of str to int
+        Number of components of each kind, for tables and searches.
+    """
+
+    name: str
+    terms: tuple[Term, ...]
+    priors: Mapping[str, Prior | None]
+    exchangeable: tuple[tuple[int, ...], ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that slots and priors fit together."""
+        for term in self.terms:
+            if len(term.slots) != len(term.component.parameters):
+                raise ValueError(f"term {term.label!r} of model {self.name!r} needs {len(term.component.parameters)} slots")
+        named = {slot.parameter for term in self.terms for slot in term.slots if slot.parameter is not None}
+        missing = sorted(named - set(self.priors))
+        unused = sorted(set(self.priors) - named - {SIGMA})
+        if missing or unused:
+            raise ValueError(f"model {self.name!r}: no prior for {missing}, priors that nothing uses {unused}")
+        for name, prior in self.priors.items():
+            if prior is not None:
+                check_prior(name, prior)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters, in the order of the table."""
+        return tuple(self.priors)
+
+    def parameter(self, name: str) -> Parameter:
+        """The component parameter that a name of the table stands for."""
+        for term in self.terms:
+            for slot, parameter in zip(term.slots, term.component.parameters, strict=True):
+                if slot.parameter == name:
+                    return parameter
+        return Parameter(name, "shape", "y" if name == SIGMA else "")
+
+    def resolved(self, data: Dataset, noise: Noise) -> Model:
+        """The model with every prior filled in: defaults from the data's range, and the noise's own parameter."""
+        priors = {name: p or default_prior(name, self.parameter(name), data, noise) for name, p in self.priors.items()}
+        if isinstance(noise, Gaussian) and not noise.known:
+            priors[SIGMA] = check_prior(SIGMA, noise.prior or default_noise_prior(data))
+        middle = 0.5 * float(data.x.min() + data.x.max())
+        return replace(self, priors=priors, terms=tuple(_centred(term, middle) for term in self.terms))
+
+    def describe_priors(self) -> dict[str, str]:
+        """Every prior in words, by parameter; exchangeable components together."""
+        return {name: describe(prior) if prior is not None else "from the data's range" for name, prior in self.priors.items()}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that gives the model its meaning."""
+        content: list[Any] = [self.name, list(self.counts.items()), self.exchangeable]
+        content += [[name, describe(prior) if prior else None] for name, prior in self.priors.items()]
+        for term in self.terms:
+            shape = term.component.shape
+            slots = [[slot.parameter, slot.scale, slot.offset] for slot in term.slots]
+            content.append([term.label, term.block, shape.name, shape.source, shape.constants, slots])
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) -> Prior:
+    """Prior from the data's range, by the parameter's role.
+
+    Heights are uniform up to one and a half times the range of y, positions uniform over x, widths log-uniform from
+    the points' spacing to half of the range of x, constants uniform over y and half its range more on either side
+    (from zero for counts), powers of x normal with the slope that crosses the range.
+
+    Raises
+    ------
+    ValueError
+        When the data or the role give no scale.
+    """
+    from scipy import stats
+
+    y = data.y / data.exposure if data.exposure is not None else data.y
+    low, high, width = float(y.min()), float(y.max()), float(np.ptp(data.x))
+    height = high - low
+    if height == 0 and isinstance(noise, Gaussian) and noise.known:
+        height = float(np.median(np.asarray(noise.sigma)))
+    if height == 0:
+        raise ValueError(
+            f"y ({data.origin.y!r}) is {low:g} at all {data.n} points: there is no range to take default priors from; "
+            f"give priors={{{name!r}: ...}} or check the detector"
+        )
+    base = name.rsplit(".", 1)[-1]
+    if base == "constant":
+        floor = 0.0 if data.counts or not isinstance(noise, Gaussian) else low - 0.5 * height
+        return stats.uniform(floor, high + 0.5 * height - floor)
+    if base == "fraction":
+        return stats.uniform(0.0, 1.0)
+    if base == "precision":
+        return stats.loguniform(4.0 / width**2, 1.0 / _spacing(data) ** 2)
+    if len(base) > 1 and base[0] == "c" and base[1:].isdigit():
+        return _power_prior(int(base[1:]), low, height, width)
+    if parameter.role == "amplitude":
+        return stats.uniform(0.0, 1.5 * height)
+    if parameter.role == "location":
+        return stats.uniform(float(data.x.min()), width)
+    if parameter.role == "width":
+        return stats.loguniform(_spacing(data), 0.5 * width)
+    raise ValueError(f"there is no default prior for {name!r}: give priors={{{base!r}: scipy.stats....}}")
+
+
+def _centred(term: Term, middle: float) -> Term:
+    slots = tuple(Slot(None, offset=middle) if slot == MIDDLE else slot for slot in term.slots)
+    return replace(term, slots=slots)
+
+
+def default_noise_prior(data: Dataset) -> Prior:
+    """Log-uniform from a millionth of to twice the standard deviation of y."""
+    from scipy import stats
+
+    spread = float(np.std(data.y))
+    if spread == 0:
+        raise ValueError(
+            f"y ({data.origin.y!r}) is {data.y[0]:g} at all {data.n} points: its noise cannot be inferred; "
+            "give noise=Gaussian(sigma) or check the detector"
+        )
+    return stats.loguniform(1e-6 * spread, 2.0 * spread)
+
+
+def _power_prior(degree: int, low: float, height: float, width: float) -> Prior:
+    from scipy import stats
+
+    if degree == 0:
+        return stats.uniform(low - 0.5 * height, 2.0 * height)
+    return stats.norm(0.0, height / (0.5 * width) ** degree)
+
+
+def _spacing(data: Dataset) -> float:
+    """Median spacing of distinct x."""
+    return float(np.median(np.diff(np.unique(data.x))))

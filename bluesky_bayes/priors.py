@@ -1,0 +1,85 @@
+"""Priors: frozen scipy.stats distributions, checked at the door and written down in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from scipy.stats._distn_infrastructure import rv_continuous_frozen as Prior
+else:
+    Prior = Any
+
+Z_MAX = 8.0
+N_QUANTILES = 2049
+
+
+def check_prior(name: str, prior: Any) -> Prior:
+    """Return `prior` if it is a proper continuous distribution.
+
+    Raises
+    ------
+    TypeError
+        When it is not a frozen continuous scipy.stats distribution.
+    ValueError
+        When it has no support (a scale of zero or less, bounds the wrong way round).
+    """
+    if not (hasattr(prior, "ppf") and hasattr(prior, "isf") and hasattr(prior, "dist") and hasattr(prior, "logpdf")):
+        raise TypeError(
+            f"prior of {name!r} must be a frozen continuous distribution such as scipy.stats.uniform(0, 5); got {prior!r}"
+        )
+    quantiles = np.asarray(prior.ppf([0.01, 0.5, 0.99]), dtype=np.float64)
+    if not np.all(np.isfinite(quantiles)) or not quantiles[0] < quantiles[-1]:
+        raise ValueError(
+            f"prior of {name!r} has no support: {describe(prior)}; scale (or width) must be positive and bounds in order"
+        )
+    return prior
+
+
+def quantile_table(prior: Prior) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Quantiles of `prior` at evenly spaced normal scores from -8 to 8, (2049,).
+
+    Interpolated, it turns a standard normal coordinate into a draw from the prior.
+    """
+    from scipy.special import ndtr
+
+    z = np.linspace(-Z_MAX, Z_MAX, N_QUANTILES)
+    table = np.where(z < 0, prior.ppf(ndtr(np.minimum(z, 0.0))), prior.isf(ndtr(-np.maximum(z, 0.0))))
+    return np.asarray(table, dtype=np.float64)
+
+
+def describe(prior: Prior) -> str:
+    """Write the prior as Python would, for example ``uniform(0, 5)``."""
+    arguments = [f"{a:g}" for a in prior.args] + [f"{k}={v:g}" for k, v in prior.kwds.items()]
+    return f"{prior.dist.name}({', '.join(arguments)})"
+
+
+def to_table(prior: Prior) -> dict[str, Any]:
+    """Plain data that `from_table` reads back."""
+    table: dict[str, Any] = {"distribution": prior.dist.name, "args": [float(a) for a in prior.args]}
+    table.update({k: float(v) for k, v in prior.kwds.items()})
+    return table
+
+
+def from_table(name: str, table: Mapping[str, Any]) -> Prior:
+    """Prior from plain data, for example ``{"distribution": "uniform", "args": [0, 5]}``.
+
+    Raises
+    ------
+    ValueError
+        When the distribution is unknown to scipy.stats or its arguments are wrong.
+    """
+    from scipy import stats
+
+    options = dict(table)
+    distribution, args = options.pop("distribution", None), options.pop("args", [])
+    family = getattr(stats, str(distribution), None)
+    if not isinstance(family, stats.rv_continuous):
+        raise ValueError(f"prior of {name!r}: scipy.stats has no continuous distribution named {distribution!r}")
+    try:
+        frozen = family(*args, **options)
+    except TypeError as error:
+        raise ValueError(f"prior of {name!r}: {error}") from error
+    return check_prior(name, frozen)

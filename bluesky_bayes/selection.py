@@ -1,0 +1,199 @@
+"""The answer: which of the models the data support, how surely, and in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bluesky_bayes.dataset import Array, Dataset
+from bluesky_bayes.noise import Noise
+from bluesky_bayes.posterior import Posterior
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+TIE = 3.0
+"""Difference in log evidence (nats) below which two models count as a tie."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What the data say about the candidates. Arrays are in the order of the candidates.
+
+    Attributes
+    ----------
+    data : Dataset
+    noise : Gaussian or Poisson
+    posteriors : tuple of Posterior
+    prior_probabilities : (n_models,) float64
+    seed : int
+    sampler, device : str
+        What was used.
+    elapsed : float
+        Wall time, s.
+    notes : tuple of str
+        What was done to the data and assumed, in plain sentences.
+    """
+
+    data: Dataset
+    noise: Noise
+    posteriors: tuple[Posterior, ...]
+    prior_probabilities: Array
+    seed: int
+    sampler: str
+    device: str
+    elapsed: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the models."""
+        return tuple(p.model.name for p in self.posteriors)
+
+    @property
+    def log_evidence(self) -> Array:
+        """log p(data | model), (n_models,)."""
+        return np.array([p.log_evidence for p in self.posteriors])
+
+    @property
+    def log_evidence_error(self) -> Array:
+        """Standard errors of `log_evidence`, (n_models,)."""
+        return np.array([p.log_evidence_error for p in self.posteriors])
+
+    @property
+    def probabilities(self) -> Array:
+        """p(model | data), (n_models,)."""
+        return _softmax(self.log_evidence + np.log(self.prior_probabilities))
+
+    @property
+    def probability_errors(self) -> Array:
+        """Standard errors of `probabilities` from those of the evidence, (n_models,), to first order."""
+        p, e = self.probabilities, self.log_evidence_error
+        jacobian = np.diag(p) - np.outer(p, p)
+        errors: Array = np.sqrt((jacobian**2) @ e**2)
+        return errors
+
+    @property
+    def best_index(self) -> int:
+        """Index of the most probable model."""
+        return int(np.argmax(self.probabilities))
+
+    @property
+    def best(self) -> Posterior:
+        """Posterior of the most probable model."""
+        return self.posteriors[self.best_index]
+
+    def __getitem__(self, name: str) -> Posterior:
+        """Posterior of the model of that name."""
+        if name not in self.names:
+            raise KeyError(f"there is no model {name!r} here; there are {', '.join(map(repr, self.names))}")
+        return self.posteriors[self.names.index(name)]
+
+    @property
+    def log_bayes_factor(self) -> float:
+        """Log posterior odds of the best model over the next; infinite when it stands alone."""
+        return float(self._gaps()[0].min(initial=np.inf))
+
+    def _gaps(self) -> tuple[Array, Array]:
+        """How far each other model lies below the best, in nats, with errors."""
+        score = self.log_evidence + np.log(self.prior_probabilities)
+        others = np.arange(len(score)) != self.best_index
+        errors = np.hypot(self.log_evidence_error, self.log_evidence_error[self.best_index])
+        return score[self.best_index] - score[others], errors[others]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against trusting the answer: of the best model, and of every model not far below it."""
+        score = self.log_evidence + np.log(self.prior_probabilities)
+        near = score > score.max() - 2 * TIE
+        lines = [f"{p.model.name}: {w}" for p, close in zip(self.posteriors, near, strict=True) if close for w in p.warnings]
+        return tuple(lines)
+
+    @property
+    def trustworthy(self) -> bool:
+        """Whether no check speaks against the answer."""
+        return not self.warnings
+
+    def decisive(self, probability: float = 0.95) -> bool:
+        """Whether one model stands out.
+
+        True only if its probability exceeds `probability`, the gap to every other model exceeds three standard
+        errors of the evidence, and no check fails.
+        """
+        gaps, errors = self._gaps()
+        clear = bool(np.all(gaps > 3.0 * errors))
+        return bool(self.probabilities[self.best_index] > probability) and clear and self.trustworthy
+
+    @property
+    def in_question(self) -> tuple[str, ...]:
+        """Models that cannot be told apart from the best: within three nats or three standard errors."""
+        score = self.log_evidence + np.log(self.prior_probabilities)
+        errors = np.hypot(self.log_evidence_error, self.log_evidence_error[self.best_index])
+        errors[self.best_index] = 0.0
+        tied = score.max() - score <= np.maximum(TIE, 3.0 * errors)
+        return tuple(name for name, t in zip(self.names, tied, strict=True) if t)
+
+    @property
+    def verdict(self) -> str:
+        """The answer in words: what stands, what is out, what is tied, and what speaks against trusting it."""
+        best, p = self.best.model.name, self.probabilities[self.best_index]
+        tied = [name for name in self.in_question if name != best]
+        out = [name for name in self.names if name not in self.in_question]
+        if self.decisive():
+            text = f"{best} (p = {p:.3f}), decided"
+        elif tied:
+            text = f"{best} is most probable (p = {p:.2f}) but cannot be told from {_listed(tied)}: undecided"
+        else:
+            text = f"{best} is most probable (p = {p:.3f})"
+        if out:
+            gap, error = self._least_excluded(out)
+            text += f"; {_listed(out)} {'is' if len(out) == 1 else 'are'} out by {gap:.1f} ± {error:.1f} nats or more"
+        if not self.trustworthy:
+            text += f"; not to be trusted as it stands: {self.warnings[0]}"
+        return text
+
+    def _least_excluded(self, names: list[str]) -> tuple[float, float]:
+        gaps, errors = self._gaps()
+        others = [name for name in self.names if name != self.best.model.name]
+        at = min((others.index(name) for name in names), key=lambda i: gaps[i])
+        return float(gaps[at]), float(errors[at])
+
+    def summary(self) -> RenderableType:
+        """Tables of the models and of the best model's parameters, for ``rich.print``."""
+        from bluesky_bayes.tables import selection_table
+
+        return selection_table(self)
+
+    def plot(self) -> Figure:
+        """Data, best model with its 95 % band, residuals and p(model): a matplotlib figure."""
+        from bluesky_bayes.plots import plot_selection
+
+        return plot_selection(self)
+
+    def to_arviz(self) -> Any:
+        """Samples of the best model as ``arviz.InferenceData``."""
+        import arviz as az
+
+        return az.InferenceData(posterior=self.best.samples)
+
+    def to_documents(
+        self, raw_start: Mapping[str, Any] | None = None, analysis: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The answer as a Bluesky run of its own, see `bluesky_bayes.documents`."""
+        from bluesky_bayes.documents import selection_documents
+
+        return selection_documents(self, raw_start or {}, analysis or {})
+
+
+def _softmax(score: Array) -> Array:
+    weights = np.exp(score - score.max())
+    scaled: Array = weights / weights.sum()
+    return scaled
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

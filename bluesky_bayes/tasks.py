@@ -1,0 +1,211 @@
+"""From nouns to arrays: a `kernels.task.Task` of data, noise and a model."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bluesky_bayes.components import Component
+from bluesky_bayes.dataset import Array, Dataset
+from bluesky_bayes.kernels.build import ShapeSource
+from bluesky_bayes.kernels.task import GAUSSIAN, POISSON, Task, aligned, padded
+from bluesky_bayes.model import Model
+from bluesky_bayes.noise import SIGMA, Gaussian, Noise
+from bluesky_bayes.priors import Z_MAX, Prior, quantile_table
+
+EPS = float(np.finfo(np.float32).eps)
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One data set as a kernel sees it, float64.
+
+    Attributes
+    ----------
+    origin, scale : float
+        Subtracted from x; unit of y.
+    x, y, weight, inverse_y : (n,) float64
+        See `kernels.task.Task`.
+    constant : float
+        Normalisers of -log likelihood.
+    kind : int
+        `GAUSSIAN` or `POISSON`.
+    unknown : bool
+        Whether the standard deviation is a parameter.
+    """
+
+    origin: float
+    scale: float
+    x: Array
+    y: Array
+    weight: Array
+    inverse_y: Array
+    constant: float
+    kind: int
+    unknown: bool
+
+
+def make_block(data: Dataset, noise: Noise, movable: bool) -> Block:
+    """Block of a data set; `movable` says whether x may be counted from its middle."""
+    origin = 0.5 * float(data.x.min() + data.x.max()) if movable else 0.0
+    x, ones = data.x - origin, np.ones(data.n)
+    if isinstance(noise, Gaussian):
+        if noise.sigma is None:
+            scale = float(np.std(data.y)) or 1.0
+            constant = data.n * (math.log(scale) + HALF_LOG_2PI)
+            return Block(origin, scale, x, data.y / scale, ones, ones, constant, GAUSSIAN, True)
+        sigma = np.broadcast_to(np.asarray(noise.sigma, dtype=np.float64), data.y.shape)
+        scale = float(np.median(sigma))
+        constant = float(np.sum(np.log(sigma))) + data.n * HALF_LOG_2PI
+        return Block(origin, scale, x, data.y / scale, (scale / sigma) ** 2, ones, constant, GAUSSIAN, False)
+    exposure = np.broadcast_to(np.asarray(1.0 if noise.exposure is None else noise.exposure, dtype=np.float64), data.y.shape)
+    inverse_y = 1.0 / np.where(data.y > 0, data.y, 1.0)
+    return Block(origin, 1.0, x, data.y, exposure, inverse_y, _poisson_constant(data.y), POISSON, False)
+
+
+def _poisson_constant(y: Array) -> float:
+    from scipy.special import gammaln, xlogy
+
+    return float(np.sum(gammaln(y + 1.0) + y - xlogy(y, y)))
+
+
+def single_precision_is_enough(block: Block) -> bool:
+    """Whether float32 curves lose nothing: rounding well below the noise, the points' spacing and a nat.
+
+    y must be rounded by less than a thirtieth of the noise (estimated from second differences where it is unknown),
+    x by less than a hundredth of the spacing, and the sum of a Poisson energy by less than 0.03.
+    """
+    spacing = float(np.median(np.diff(np.unique(block.x))))
+    if EPS * float(np.max(np.abs(block.x))) > 0.01 * spacing:
+        return False
+    largest = float(np.max(np.abs(block.y)))
+    if block.kind == POISSON:
+        return EPS * largest * math.sqrt(block.y.size) < 0.06
+    noise = 1.0 / math.sqrt(float(np.max(block.weight)))
+    if block.unknown:
+        roughness = np.abs(np.diff(block.y, 2)) if block.y.size > 2 else np.zeros(1)
+        noise = float(np.median(roughness)) / 1.65
+    return EPS * largest < noise / 15.0
+
+
+def component_set(models: Sequence[Model]) -> tuple[Component, ...]:
+    """The different components of some models, in order of appearance."""
+    return tuple(dict.fromkeys(term.component for model in models for term in model.terms))
+
+
+def shape_source(component: Component) -> ShapeSource:
+    """What the kernels' generator needs of a component."""
+    shape = component.shape
+    return ShapeSource(shape.name, shape.source, shape.constants, len(component.parameters) - 1)
+
+
+def blocks_of(data: Sequence[Dataset], noises: Sequence[Noise], models: Sequence[Model]) -> list[Block]:
+    """Blocks for models that explain these data sets together."""
+    movable = [
+        all(term.component.movable for model in models for term in model.terms if term.block == b) for b in range(len(data))
+    ]
+    return [make_block(*entry) for entry in zip(data, noises, movable, strict=True)]
+
+
+def make_task(blocks: Sequence[Block], model: Model, components: Sequence[Component], single: bool) -> Task:
+    """Arrays of one model; every prior must be filled in."""
+    dtype = np.float32 if single else np.float64
+    sizes = [padded(block.y.size, dtype) for block in blocks]
+    block_start = _starts(sizes)
+    points = {name: aligned(int(block_start[-1]), dtype) for name in ("x", "y", "weight", "inverse_y")}
+    for start, block in zip(block_start, blocks, strict=False):
+        for name, values in points.items():
+            values[start : start + block.y.size] = getattr(block, name)
+        points["x"][start + block.y.size : start + padded(block.y.size, dtype)] = block.x[-1]
+    names = model.parameters
+    index = {name: j for j, name in enumerate(names)}
+    slots = [_slot(term, k, blocks, index) for term in model.terms for k in range(len(term.slots))]
+    touches = _touches(model, names)
+    return Task(
+        block_start=block_start,
+        **points,
+        noise=_ints(block.kind for block in blocks),
+        noise_parameter=_ints(index[SIGMA] if block.unknown else -1 for block in blocks),
+        noise_scale=np.array([block.scale for block in blocks]),
+        n_data=np.array([float(block.y.size) for block in blocks]),
+        constant=np.array([sum(block.constant for block in blocks)]),
+        term_kind=_ints(components.index(term.component) for term in model.terms),
+        term_block=_ints(term.block for term in model.terms),
+        curve_start=_starts([sizes[term.block] for term in model.terms]),
+        slot_start=_starts([len(term.slots) for term in model.terms]),
+        slot_parameter=_ints(parameter for parameter, _, _ in slots),
+        slot_scale=np.array([scale for _, scale, _ in slots]),
+        slot_offset=np.array([offset for _, _, offset in slots]),
+        touch_start=_starts([len(t) for t in touches]),
+        touch_term=_ints(term for t in touches for term, _ in t),
+        touch_shape=_ints(shape for t in touches for _, shape in t),
+        step_group=step_groups(model),
+        tables=np.stack([table_of(model.priors[name]) for name in names]) if names else np.zeros((0, 2)),
+        z_max=np.array([Z_MAX]),
+    )
+
+
+def step_groups(model: Model) -> Array:
+    """Group of each parameter: parameters of exchangeable terms share their steps."""
+    groups: dict[Any, int] = {}
+    owner = {t: g for g, terms in enumerate(model.exchangeable) for t in terms}
+    keys: dict[str, Any] = {}
+    for t, term in enumerate(model.terms):
+        for slot, parameter in zip(term.slots, term.component.parameters, strict=True):
+            if slot.parameter is not None:
+                keys.setdefault(slot.parameter, (owner[t], parameter.name) if t in owner else slot.parameter)
+    return _ints(groups.setdefault(keys.get(name, name), len(groups)) for name in model.parameters)
+
+
+@functools.lru_cache(maxsize=256)
+def _cached_table(family: type[Any], args: tuple[Any, ...], kwds: tuple[tuple[str, Any], ...]) -> Array:
+    from scipy import stats
+
+    generic: Any = next(d for d in vars(stats).values() if type(d) is family)
+    return quantile_table(generic(*args, **dict(kwds)))
+
+
+def table_of(prior: Prior | None) -> Array:
+    """`quantile_table`, remembered for scipy's own distributions."""
+    assert prior is not None
+    family = type(prior.dist)
+    if family.__module__ != "scipy.stats._continuous_distns" or family.__name__ == "rv_histogram":
+        return quantile_table(prior)
+    return _cached_table(family, tuple(prior.args), tuple(sorted(prior.kwds.items())))
+
+
+def _slot(term: Any, k: int, blocks: Sequence[Block], index: dict[str, int]) -> tuple[int, float, float]:
+    slot, role, block = term.slots[k], term.component.parameters[k].role, blocks[term.block]
+    scale, offset = slot.scale, slot.offset
+    if k == 0:
+        scale, offset = scale / block.scale, offset / block.scale
+    if role == "location":
+        offset -= block.origin
+    return (-1 if slot.parameter is None else index[slot.parameter]), scale, offset
+
+
+def _touches(model: Model, names: Sequence[str]) -> list[list[tuple[int, int]]]:
+    """For each parameter the terms it moves and whether their shape changes, blocks together."""
+    touches = []
+    for name in names:
+        moved = [
+            (t, int(any(s.parameter == name for s in term.slots[1:])))
+            for t, term in enumerate(model.terms)
+            if any(s.parameter == name for s in term.slots)
+        ]
+        touches.append(sorted(moved, key=lambda entry: model.terms[entry[0]].block))
+    return touches
+
+
+def _starts(sizes: Sequence[int]) -> Array:
+    return np.concatenate([[0], np.cumsum(np.asarray(sizes, dtype=np.int64))]).astype(np.int64)
+
+
+def _ints(values: Any) -> Array:
+    return np.fromiter(values, dtype=np.int64)

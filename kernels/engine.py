@@ -1,0 +1,357 @@
+"""The arithmetic of a replica exchange: one-parameter moves in the whitened prior, with kept curves and residual.
+
+Plain Python that a generated module compiles (see `build`); only scalars, flat arrays and loops. Loops over points use
+unsigned offsets into whole arrays: views would cost reference counting, and signed offsets keep numba from vector code.
+Source of the method: Hukushima and Nemoto, JPSJ 65, 1604 (1996); proposals that keep the prior: Cotter et al.,
+Statistical Science 28, 424 (2013); alternating (non-reversible) swaps: Syed et al., JRSS B 84, 321 (2022); random
+numbers: Salmon et al., SC'11.
+"""
+
+import numpy as np
+
+from bluesky_bayes.kernels.plain import F, SINGLE, U64, cos_turns, fill_curve, jit, log, log_single, small, trial_curve
+
+GAUSSIAN = 0
+CHUNK = 4096
+REFRESH = 256
+TARGET = 0.35
+IMPOSSIBLE = 1e300
+FAR = 1e8 if SINGLE else 1e20
+TINY = 1e-30
+MOVE, SWAP = 0, 1
+
+
+@small
+def philox(c0, c1, c2, c3, k0, k1):
+    """Philox4x32-10: four words from a counter and a key, all held in 64-bit integers."""
+    low = U64(0xFFFFFFFF)
+    for _ in range(10):
+        p0 = U64(0xD2511F53) * c0
+        p1 = U64(0xCD9E8D57) * c2
+        c0 = (p1 >> U64(32)) ^ c1 ^ k0
+        c2 = (p0 >> U64(32)) ^ c3 ^ k1
+        c1 = p1 & low
+        c3 = p0 & low
+        k0 = (k0 + U64(0x9E3779B9)) & low
+        k1 = (k1 + U64(0xBB67AE85)) & low
+    return c0, c1, c2, c3
+
+
+@small
+def unit(word):
+    """Uniform number in (0, 1] from a 32-bit word, float32."""
+    return (np.float32(word) + np.float32(0.5)) * np.float32(2.3283064365386963e-10)
+
+
+@jit
+def fill_random(n, sweep, round_, purpose, key0, key1, normals, log_uniforms):
+    """`n` standard normals (Box and Muller) and logarithms of uniforms for one sweep."""
+    s, r, q, k0, k1 = U64(sweep), U64(round_), U64(purpose), U64(key0), U64(key1)
+    for i in range(U64(n)):
+        a, b, c, _ = philox(s, U64(i), r, q, k0, k1)
+        normals[i] = np.sqrt(np.float32(-2.0) * log_single(unit(a))) * cos_turns(unit(b))
+        log_uniforms[i] = log_single(unit(c))
+
+
+@small
+def quantile(task, j, z):
+    """Parameter `j` at a whitened coordinate, by linear interpolation of its prior's quantiles."""
+    n = task.tables.shape[1]
+    z_max = task.z_max[0]
+    u = (z + z_max) * ((n - 1) / (2.0 * z_max))
+    u = min(max(u, 0.0), n - 1.000001)
+    i = int(u)
+    f = u - i
+    return task.tables[j, i] * (1.0 - f) + task.tables[j, i + 1] * f
+
+
+@small
+def slot_value(task, state, slot, p, moved, value):
+    """Value of a slot for replica `p` when parameter `moved` (or none: -1) is taken at `value`."""
+    j = task.slot_parameter[slot]
+    if j < 0:
+        return task.slot_offset[slot]
+    t = value if j == moved else state.theta[p, j]
+    return task.slot_scale[slot] * t + task.slot_offset[slot]
+
+
+@small
+def load_values(task, state, term, p, moved, value, values):
+    """Shape values of a term, rounded to the kernel's precision."""
+    first = task.slot_start[term] + 1
+    for s in range(first, task.slot_start[term + 1]):
+        values[s - first] = F(slot_value(task, state, s, p, moved, value))
+
+
+@jit
+def subtract_curve(weight, w0, change, residual, r0, curve, c0, trial, t0, n):
+    """Trial residual ``residual - change * curve`` and its weighted sum of squares."""
+    w, r, c, t = U64(w0), U64(r0), U64(c0), U64(t0)
+    s = F(0)
+    for i in range(U64(n)):
+        v = residual[r + i] - change * curve[c + i]
+        trial[t + i] = v
+        s += weight[w + i] * v * v
+    return s
+
+
+@jit
+def poisson_deviance(exposure, y, inverse_y, w0, residual, r0, n):
+    """Half the Poisson deviance; the model's rate is minus the residual, and never below 1e-30 counts."""
+    w, r = U64(w0), U64(r0)
+    s = F(0)
+    for i in range(U64(n)):
+        mu = max(-exposure[w + i] * residual[r + i], F(TINY))
+        s += (mu - y[w + i]) - y[w + i] * log(mu * inverse_y[w + i])
+    return s
+
+
+@small
+def amplitude_part(task, term, change, residual, r0, curve, c0, trial):
+    """`subtract_curve` over a term's block, chunk by chunk with float64 sums; the trial lies at the block's own place."""
+    block = task.term_block[term]
+    a, b = task.block_start[block], task.block_start[block + 1]
+    total = 0.0
+    for start in range(0, b - a, CHUNK):
+        n = min(CHUNK, b - a - start)
+        at = a + start
+        total += subtract_curve(task.weight, at, change, residual, r0 + start, curve, c0 + start, trial, at, n)
+    return total
+
+
+@small
+def shape_part(task, term, values, amplitude, residual, r0, state, p, scratch):
+    """Trial curve and residual of a term whose shape changes, and the weighted sum of squares."""
+    block, kind = task.term_block[term], task.term_kind[term]
+    a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
+    old = p * task.curve_start[task.term_kind.size] + c
+    total = 0.0
+    for start in range(0, b - a, CHUNK):
+        n = min(CHUNK, b - a - start)
+        total += trial_curve(
+            kind, values, task.x, task.weight, a + start, amplitude, residual, r0 + start, state.curves, old + start,
+            scratch.curves, c + start, scratch.residual, n,
+        )
+    return total
+
+
+@small
+def block_part(task, block, part, residual, r0):
+    """What the energy needs of a block: the sum of squares that a trial gave, or the Poisson deviance."""
+    if task.noise[block] == GAUSSIAN:
+        return part
+    a, b = task.block_start[block], task.block_start[block + 1]
+    total = 0.0
+    for start in range(0, b - a, CHUNK):
+        n = min(CHUNK, b - a - start)
+        total += poisson_deviance(task.weight, task.y, task.inverse_y, a + start, residual, r0 + start, n)
+    return total
+
+
+@small
+def total_energy(task, state, parts, at, p, moved, value):
+    """-log likelihood of all blocks, less `task.constant`; finite always."""
+    energy = 0.0
+    for block in range(task.noise.size):
+        part = parts[at, block]
+        j = task.noise_parameter[block]
+        if task.noise[block] != GAUSSIAN:
+            energy += part
+        elif j < 0:
+            energy += 0.5 * part
+        else:
+            sigma = (value if j == moved else state.theta[p, j]) / task.noise_scale[block]
+            energy += 0.5 * part / (sigma * sigma) + task.n_data[block] * np.log(sigma)
+    return energy if energy < IMPOSSIBLE else IMPOSSIBLE
+
+
+@jit
+def rebuild(task, state, p, scratch):
+    """Everything of replica `p` from its coordinates."""
+    n_points, n_curves = task.x.size, task.curve_start[task.term_kind.size]
+    residual, curves = state.residual, state.curves
+    for j in range(state.theta.shape[1]):
+        state.theta[p, j] = quantile(task, j, state.z[p, j])
+    for block in range(task.noise.size):
+        for i in range(task.block_start[block], task.block_start[block + 1]):
+            residual[p * n_points + i] = task.y[i] if task.noise[block] == GAUSSIAN else F(0)
+        state.parts[p, block] = 0.0
+    for term in range(task.term_kind.size):
+        block = task.term_block[term]
+        a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
+        load_values(task, state, term, p, -1, 0.0, scratch.values)
+        fill_curve(task.term_kind[term], scratch.values, task.x, a, curves, p * n_curves + c, b - a)
+        amplitude = F(slot_value(task, state, task.slot_start[term], p, -1, 0.0))
+        r0 = p * n_points + a
+        amplitude_part(task, term, amplitude, residual, r0, curves, p * n_curves + c, scratch.residual)
+        for i in range(b - a):
+            residual[r0 + i] = scratch.residual[a + i]
+    for block in range(task.noise.size):
+        a, b = task.block_start[block], task.block_start[block + 1]
+        part = 0.0
+        for i in range(a, b):
+            v = float(residual[p * n_points + i])
+            part += task.weight[i] * v * v
+        state.parts[p, block] = block_part(task, block, part, residual, p * n_points + a)
+    state.energy[p] = total_energy(task, state, state.parts, p, p, -1, 0.0)
+
+
+@small
+def propose(task, state, p, j, value, scratch):
+    """Energy of replica `p` with parameter `j` at `value`; trial curves and residuals are left in `scratch`."""
+    n_points, n_curves = task.x.size, task.curve_start[task.term_kind.size]
+    residual, curves = state.residual, state.curves
+    for block in range(task.noise.size):
+        scratch.parts[0, block] = state.parts[p, block]
+    first, last = task.touch_start[j], task.touch_start[j + 1]
+    for touch in range(first, last):
+        term = task.touch_term[touch]
+        block = task.term_block[term]
+        a = task.block_start[block]
+        slot = task.slot_start[term]
+        c = task.curve_start[term]
+        old = F(slot_value(task, state, slot, p, -1, 0.0))
+        change = F(slot_value(task, state, slot, p, j, value)) - old
+        again = touch > first and task.term_block[task.touch_term[touch - 1]] == block
+        source = scratch.residual if again else residual
+        r0 = a if again else p * n_points + a
+        if task.touch_shape[touch] == 0:
+            part = amplitude_part(task, term, change, source, r0, curves, p * n_curves + c, scratch.residual)
+        else:
+            load_values(task, state, term, p, j, value, scratch.values)
+            part = shape_part(task, term, scratch.values, old, source, r0, state, p, scratch)
+            if change != 0:
+                part = amplitude_part(task, term, change, scratch.residual, a, scratch.curves, c, scratch.residual)
+        more = touch + 1 < last and task.term_block[task.touch_term[touch + 1]] == block
+        scratch.parts[0, block] = part if more else block_part(task, block, part, scratch.residual, a)
+    return total_energy(task, state, scratch.parts, 0, p, j, value)
+
+
+@jit
+def copy_points(source, s0, target, t0, n):
+    """Copy `n` points."""
+    s, t = U64(s0), U64(t0)
+    for i in range(U64(n)):
+        target[t + i] = source[s + i]
+
+
+@small
+def commit(task, state, p, j, z, value, energy, scratch):
+    """Take the proposal; from an impossibly bad state everything is rebuilt, so that no rounding is carried on."""
+    n_points, n_curves = task.x.size, task.curve_start[task.term_kind.size]
+    state.z[p, j] = z
+    state.theta[p, j] = value
+    if state.energy[p] > FAR:
+        rebuild(task, state, p, scratch)
+        return
+    state.energy[p] = energy
+    residual, curves = state.residual, state.curves
+    for touch in range(task.touch_start[j], task.touch_start[j + 1]):
+        term = task.touch_term[touch]
+        block = task.term_block[term]
+        state.parts[p, block] = scratch.parts[0, block]
+        a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
+        copy_points(scratch.residual, a, residual, p * n_points + a, b - a)
+        if task.touch_shape[touch] != 0:
+            copy_points(scratch.curves, c, curves, p * n_curves + c, b - a)
+
+
+@jit
+def sweep_replica(task, state, p, beta, steps, level, accepted, draw, scratch):
+    """One move of every parameter of replica `p` at inverse temperature `beta`."""
+    for j in range(state.z.shape[1]):
+        g = task.step_group[j]
+        s = steps[level, g]
+        z = np.sqrt(1.0 - s * s) * state.z[p, j] + s * scratch.normals[draw + j]
+        value = quantile(task, j, z)
+        energy = propose(task, state, p, j, value, scratch)
+        gain = -beta * (energy - state.energy[p])
+        accepted[g] += np.exp(gain) if gain < 0.0 else 1.0
+        if gain >= 0.0 or scratch.log_uniforms[draw + j] < gain:
+            commit(task, state, p, j, z, value, energy, scratch)
+
+
+@jit
+def swap_neighbours(parity, betas, energy, order, log_uniforms, rejected):
+    """Exchange neighbouring temperatures, pairs that begin at `parity`; adds each pair's rejection probability."""
+    for level in range(parity, betas.size - 1, 2):
+        lower, upper = order[level], order[level + 1]
+        gain = (betas[level + 1] - betas[level]) * (energy[upper] - energy[lower])
+        rejected[level] += 0.0 if gain >= 0.0 else 1.0 - np.exp(gain)
+        if gain >= 0.0 or log_uniforms[level] < gain:
+            order[level], order[level + 1] = upper, lower
+
+
+@jit
+def count_trips(order, trips):
+    """Note which replicas stand at the ends; a round trip is an arrival at the hot end by way of the cold one."""
+    hot, cold = order[0], order[order.size - 1]
+    if trips[hot, 0] == 1:
+        trips[hot, 1] += 1
+    trips[hot, 0] = 0
+    if trips[cold, 0] == 0:
+        trips[cold, 0] = 1
+
+
+@jit
+def run_ladder(
+    task, state, betas, steps, group_size, n_adapt, round_, key0, key1, order, scratch, energies, samples, rejected, accepted, trips
+):
+    """Sweeps of a ladder of replicas with non-reversible swaps; gives the largest rounding error of an energy.
+
+    Steps are adapted towards an acceptance of 0.35 in the first `n_adapt` sweeps and kept after. `energies`
+    (n_sweeps, n_levels) and `samples` (n_sweeps, n_parameters: the coldest level's coordinates) are filled; `rejected`
+    (n_levels - 1) and `accepted` (n_levels, n_groups) add up over the sweeps after adaptation; `trips` (n_replicas, 2)
+    holds the end last visited (-1: none) and the round trips of each replica.
+    """
+    n_levels, n_parameters = betas.size, state.z.shape[1]
+    hits = scratch.hits
+    for p in range(n_levels):
+        rebuild(task, state, p, scratch)
+    drift = 0.0
+    for t in range(energies.shape[0]):
+        fill_random(n_levels * n_parameters, t, round_, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
+        for level in range(n_levels):
+            for g in range(group_size.size):
+                hits[g] = 0.0
+            sweep_replica(task, state, order[level], betas[level], steps, level, hits, level * n_parameters, scratch)
+            for g in range(group_size.size):
+                rate = hits[g] / group_size[g]
+                if t < n_adapt:
+                    steps[level, g] = min(1.0, steps[level, g] * np.exp((rate - TARGET) * 2.0 / np.sqrt(10.0 + t)))
+                else:
+                    accepted[level, g] += rate
+        if t % REFRESH == REFRESH - 1:
+            for level in range(n_levels):
+                p = order[level]
+                before = state.energy[p]
+                rebuild(task, state, p, scratch)
+                if before < FAR:
+                    drift = max(drift, betas[level] * abs(state.energy[p] - before))
+        fill_random(n_levels, t, round_, SWAP, key0, key1, scratch.normals, scratch.log_uniforms)
+        if t == n_adapt:
+            for level in range(n_levels - 1):
+                rejected[level] = 0.0
+        swap_neighbours(t % 2, betas, state.energy, order, scratch.log_uniforms, rejected)
+        count_trips(order, trips)
+        for level in range(n_levels):
+            energies[t, level] = state.energy[order[level]]
+        for j in range(n_parameters):
+            samples[t, j] = state.z[order[n_levels - 1], j]
+    return drift
+
+
+@jit
+def evaluate(task, state, scratch, total):
+    """Models of all replicas, (n_replicas, n_points) float64, in units of each block's scale; curves stay in `state`."""
+    n_curves = task.curve_start[task.term_kind.size]
+    for p in range(state.z.shape[0]):
+        rebuild(task, state, p, scratch)
+        for i in range(total.shape[1]):
+            total[p, i] = 0.0
+        for term in range(task.term_kind.size):
+            block = task.term_block[term]
+            a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
+            amplitude = slot_value(task, state, task.slot_start[term], p, -1, 0.0)
+            for i in range(b - a):
+                total[p, a + i] += amplitude * state.curves[p * n_curves + c + i]

@@ -1,0 +1,55 @@
+"""What `engine` needs from a device, in its plain Python meaning.
+
+A generated module replaces this import by compiled definitions (see `build`), so that the same text of `engine`
+runs as slow, obvious Python in tests and as vectorised machine code in use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+F = np.float64
+U64 = np.uint64
+SINGLE = False
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def jit(function: Function) -> Function:
+    """Compile nothing."""
+    return function
+
+
+def log(x: float) -> float:
+    """Natural logarithm of a positive number."""
+    return math.log(x)
+
+
+def log_single(x: float) -> float:
+    """Natural logarithm in single precision, for random numbers."""
+    return math.log(x)
+
+
+def cos_turns(x: float) -> float:
+    """Cosine of `x` full turns."""
+    return math.cos(2.0 * math.pi * x)
+
+
+def fill_curve(kind: int, values: Any, x: Any, x0: int, new: Any, n0: int, n: int) -> None:
+    """Unit shape of component `kind` at ``x[x0:x0 + n]``, to ``new[n0:]``; a generated module has one branch a component."""
+    raise NotImplementedError
+
+
+def trial_curve(
+    kind: int, values: Any, x: Any, weight: Any, x0: int, amplitude: float, residual: Any, r0: int, curve: Any, c0: int,
+    new: Any, n0: int, trial: Any, n: int,
+) -> float:
+    """`fill_curve`, the trial residual (to ``trial[x0:]``) and its weighted sum of squares in one pass."""
+    raise NotImplementedError
+
+
+small = jit
+__all__ = ["F", "SINGLE", "U64", "cos_turns", "fill_curve", "jit", "log", "log_single", "small", "trial_curve"]

@@ -1,0 +1,164 @@
+"""The arrays that say what is to be sampled: data blocks, terms and one parameter table, reached through index maps."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+ALIGNMENT = 64
+GAUSSIAN, POISSON = 0, 1
+
+
+class Task(NamedTuple):
+    """One model of one or more blocks of data.
+
+    Points of all blocks lie behind one another, each block padded to whole 64-byte lines with points of zero weight.
+    A term's slots (amplitude first) take ``scale * theta[parameter] + offset``, or ``offset`` alone where the
+    parameter is -1: ties inside a model and parameters shared by blocks are the same thing.
+
+    Attributes
+    ----------
+    block_start : (n_blocks + 1,) int64
+        First padded point of each block.
+    x, y, weight : (n_points,) float32 or float64
+        Abscissa less the block's origin; data in units of the block's scale (Gaussian) or counts (Poisson); inverse variance
+        in the same units, or exposure.
+    inverse_y : (n_points,)
+        Poisson: 1 / counts, or 1 where there are none.
+    noise : (n_blocks,) int64
+        `GAUSSIAN` or `POISSON`.
+    noise_parameter : (n_blocks,) int64
+        Parameter that holds an unknown standard deviation, or -1.
+    noise_scale : (n_blocks,) float64
+        Unit of the block's y: an unknown standard deviation is divided by it.
+    n_data : (n_blocks,) float64
+        Real points of each block.
+    constant : (1,) float64
+        The part of -log likelihood that no parameter changes, with the full normalisers.
+    term_kind, term_block : (n_terms,) int64
+        Component and block of each term.
+    curve_start : (n_terms + 1,) int64
+        Where each term's curve begins.
+    slot_start : (n_terms + 1,) int64
+    slot_parameter : (n_slots,) int64
+    slot_scale, slot_offset : (n_slots,) float64
+    touch_start : (n_parameters + 1,) int64
+        Terms that each parameter moves: ``touch_term[touch_start[j]:touch_start[j + 1]]``, blocks together.
+    touch_term, touch_shape : (n_touches,) int64
+        The term, and whether its shape changes (1) or only its amplitude (0).
+    step_group : (n_parameters,) int64
+        Parameters of exchangeable components share a step size.
+    tables : (n_parameters, n_quantiles) float64
+        Prior quantiles at evenly spaced normal scores.
+    z_max : (1,) float64
+        Largest normal score of the tables.
+    """
+
+    block_start: Array
+    x: Array
+    y: Array
+    weight: Array
+    inverse_y: Array
+    noise: Array
+    noise_parameter: Array
+    noise_scale: Array
+    n_data: Array
+    constant: Array
+    term_kind: Array
+    term_block: Array
+    curve_start: Array
+    slot_start: Array
+    slot_parameter: Array
+    slot_scale: Array
+    slot_offset: Array
+    touch_start: Array
+    touch_term: Array
+    touch_shape: Array
+    step_group: Array
+    tables: Array
+    z_max: Array
+
+
+class State(NamedTuple):
+    """Replicas of one ladder; the coordinates are all that has to be kept, the rest follows from them.
+
+    Attributes
+    ----------
+    z : (n_replicas, n_parameters) float64
+        Whitened coordinates, standard normal under the prior.
+    theta : (n_replicas, n_parameters) float64
+        Parameters.
+    curves : (n_replicas * n_curve_points,)
+        Unit shape of every term, replica after replica.
+    residual : (n_replicas * n_points,)
+        Data less model (Gaussian) or minus the model's rate (Poisson).
+    parts : (n_replicas, n_blocks) float64
+        Weighted sum of squares, or Poisson energy, of each block.
+    energy : (n_replicas,) float64
+        -log likelihood less `Task.constant`.
+    """
+
+    z: Array
+    theta: Array
+    curves: Array
+    residual: Array
+    parts: Array
+    energy: Array
+
+
+class Scratch(NamedTuple):
+    """Room for one move."""
+
+    curves: Array
+    residual: Array
+    parts: Array
+    values: Array
+    normals: Array
+    log_uniforms: Array
+    hits: Array
+
+
+def aligned(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Zeros that begin on a 64-byte line."""
+    shape = (shape,) if isinstance(shape, int) else shape
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + ALIGNMENT, dtype=np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def padded(n: int, dtype: npt.DTypeLike) -> int:
+    """Points rounded up to whole 64-byte lines."""
+    line = ALIGNMENT // np.dtype(dtype).itemsize
+    return -(-n // line) * line
+
+
+def new_state(task: Task, z: Array) -> State:
+    """State with the given coordinates, (n_replicas, n_parameters); `engine.rebuild` fills in the rest."""
+    n, dtype = len(z), task.x.dtype
+    return State(
+        np.ascontiguousarray(z, dtype=np.float64),
+        np.zeros_like(z, dtype=np.float64),
+        aligned(n * int(task.curve_start[-1]), dtype),
+        aligned(n * task.x.size, dtype),
+        np.zeros((n, task.noise.size)),
+        np.zeros(n),
+    )
+
+
+def new_scratch(task: Task, n_draws: int) -> Scratch:
+    """Room for the moves of `n_draws` random draws a sweep."""
+    dtype = task.x.dtype
+    most = int(np.max(np.diff(task.slot_start), initial=1))
+    return Scratch(
+        aligned(max(int(task.curve_start[-1]), 1), dtype),
+        aligned(task.x.size, dtype),
+        np.zeros((1, task.noise.size)),
+        np.zeros(most, dtype=dtype),
+        aligned(n_draws, np.float32),
+        aligned(n_draws, np.float32),
+        np.zeros(len(task.tables)),
+    )
