@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+WORST_R_HAT, WORST_ERROR, WORST_GAP, WORST_DRIFT, WORST_FIT = 1.1, 1.0, 1.0, 0.05, 1e-3
+"""Where checks begin to fail."""
+
+
 class Summary(NamedTuple):
     """A parameter in five numbers.
 
@@ -68,12 +72,14 @@ class Diagnostics:
         Communication barrier between prior and posterior (sum of the swaps' rejection rates), mean of the chains.
     round_trips : int
         Journeys of replicas from prior to posterior and back, all chains together.
-    levels : int
-        Temperatures, the most of any chain.
+    chains, levels : int
+        Ladders, and temperatures of each.
     acceptance : mapping of str to float
         Acceptance of each parameter's moves at the posterior.
+    r_hat_energy : float
+        Split R-hat of the log likelihood.
     r_hat, ess : float
-        Worst split R-hat and smallest effective sample size of the summarised parameters.
+        Worst split R-hat and smallest effective sample size of the parameters.
     gap : float
         Difference of the evidence stepped upwards and downwards through the temperatures, in nats.
     drift : float
@@ -88,8 +94,10 @@ class Diagnostics:
 
     barrier: float = 0.0
     round_trips: int = 0
+    chains: int = 1
     levels: int = 0
     acceptance: Mapping[str, float] = field(default_factory=dict)
+    r_hat_energy: float = 1.0
     r_hat: float = 1.0
     ess: float = float("inf")
     gap: float = 0.0
@@ -97,6 +105,37 @@ class Diagnostics:
     edges: tuple[str, ...] = ()
     p_fit: float = 1.0
     single: bool = True
+
+    def sampling_problems(self, error: float) -> tuple[str, ...]:
+        """What speaks against the evidence, whose stated error is `error`, in plain sentences."""
+        cure = "sample longer (more sweeps)"
+        problems = []
+        if self.levels and self.round_trips < self.chains:
+            problems.append(
+                f"only {self.round_trips} round trips between prior and posterior in {self.chains} chains, "
+                f"the evidence may miss a mode; {cure}"
+            )
+        if error > WORST_ERROR:
+            problems.append(f"the log evidence is uncertain by {error:.1f} nats; {cure}")
+        if self.r_hat_energy > WORST_R_HAT:
+            problems.append(f"the chains disagree on how well the model fits (R-hat {self.r_hat_energy:.2f}); {cure}")
+        if self.gap > WORST_GAP + 5.0 * error:
+            problems.append(f"the evidence differs by {self.gap:.1f} nats stepped up or down the temperatures; {cure}")
+        if self.drift > WORST_DRIFT:
+            problems.append(f"rounding moved an energy by {self.drift:.2g} nats; report this with the data")
+        return tuple(problems)
+
+    def fit_problems(self) -> tuple[str, ...]:
+        """What speaks against the model's parameters or the model itself, in plain sentences."""
+        problems = [f"the posterior presses {edge} of its prior; widen the prior" for edge in self.edges]
+        if self.r_hat > WORST_R_HAT:
+            problems.append(f"the chains disagree on a parameter (R-hat {self.r_hat:.2f}); sample longer (more sweeps)")
+        if self.p_fit < WORST_FIT:
+            problems.append(
+                f"the model does not fit: data made by it fit worse with probability {self.p_fit:.1g} only; "
+                "add a candidate that can, or check the noise"
+            )
+        return tuple(problems)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +154,6 @@ class Posterior:
         Areas, full widths and the like.
     fit : Fit
     diagnostics : Diagnostics
-    warnings : tuple of str
-        Plain sentences; empty when nothing speaks against the result.
     """
 
     model: Model
@@ -126,7 +163,11 @@ class Posterior:
     derived: Mapping[str, Array]
     fit: Fit
     diagnostics: Diagnostics
-    warnings: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Plain sentences; empty when nothing speaks against the result."""
+        return self.diagnostics.sampling_problems(self.log_evidence_error) + self.diagnostics.fit_problems()
 
     @property
     def parameters(self) -> dict[str, Summary]:
@@ -166,9 +207,3 @@ def summarise(values: npt.ArrayLike) -> Summary:
     low, median, high = (float(q) for q in np.quantile(flat, (0.025, 0.5, 0.975)))
     sd = float(np.std(flat, ddof=1)) if flat.size > 1 else 0.0
     return Summary(float(np.mean(flat)), sd, median, low, high)
-
-
-def concatenated(chains: list[Any]) -> Array:
-    """Stack of the chains' arrays, cut to the shortest."""
-    n = min(len(c) for c in chains)
-    return np.stack([np.asarray(c[:n], dtype=np.float64) for c in chains])

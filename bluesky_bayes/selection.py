@@ -107,10 +107,19 @@ class Selection:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What speaks against trusting the answer: of the best model, and of every model not far below it."""
+        """What speaks against trusting the answer.
+
+        All that is wrong with the best model, and with the evidence of every model that is not far below it.
+        """
         score = self.log_evidence + np.log(self.prior_probabilities)
-        near = score > score.max() - 2 * TIE
-        lines = [f"{p.model.name}: {w}" for p, close in zip(self.posteriors, near, strict=True) if close for w in p.warnings]
+        lines = []
+        for i, posterior in enumerate(self.posteriors):
+            problems: tuple[str, ...] = ()
+            if i == self.best_index:
+                problems = posterior.warnings
+            elif score[i] > score.max() - 2 * TIE:
+                problems = posterior.diagnostics.sampling_problems(posterior.log_evidence_error)
+            lines += [f"{posterior.model.name}: {problem}" for problem in problems]
         return tuple(lines)
 
     @property

@@ -14,7 +14,7 @@ from bluesky_bayes.kernels.plain import F, SINGLE, U64, cos_turns, fill_curve, j
 GAUSSIAN = 0
 CHUNK = 4096
 REFRESH = 256
-TARGET = 0.35
+TARGET = 0.44
 IMPOSSIBLE = 1e300
 FAR = 1e8 if SINGLE else 1e20
 TINY = 1e-30
@@ -299,7 +299,7 @@ def run_ladder(
 ):
     """Sweeps of a ladder of replicas with non-reversible swaps; gives the largest rounding error of an energy.
 
-    Steps are adapted towards an acceptance of 0.35 in the first `n_adapt` sweeps and kept after. `energies`
+    Steps are adapted towards an acceptance of 0.44 in the first `n_adapt` sweeps and kept after. `energies`
     (n_sweeps, n_levels) and `samples` (n_sweeps, n_parameters: the coldest level's coordinates) are filled; `rejected`
     (n_levels - 1) and `accepted` (n_levels, n_groups) add up over the sweeps after adaptation; `trips` (n_replicas, 2)
     holds the end last visited (-1: none) and the round trips of each replica.

@@ -1,0 +1,100 @@
+"""Evidence from a ladder of temperatures: Bennett's ratio between neighbours, with an error that knows of correlations.
+
+C. H. Bennett, J. Comput. Phys. 22, 245 (1976).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bluesky_bayes.dataset import Array
+
+BATCHES = 4
+NEWTON_STEPS = 60
+
+
+class Evidence(NamedTuple):
+    """log evidence less the task's constant.
+
+    Attributes
+    ----------
+    log_z, error : float
+    gap : float
+        Difference of the evidence stepped upwards and downwards.
+    """
+
+    log_z: float
+    error: float
+    gap: float
+
+
+def evidence(betas: Array, energies: Sequence[Array]) -> Evidence:
+    """log Z by Bennett's ratio between neighbours, all chains together, with its standard error.
+
+    The error comes from the influence of every sweep on log Z, averaged over batches of each chain about the mean of
+    all chains: correlations in time, between temperatures and differences between chains all count (replicated batch
+    means with the lugsail correction: Gupta and Vats, arXiv 2007.04229).
+
+    Parameters
+    ----------
+    betas : (n_levels,) float64
+    energies : sequence of (n_sweeps, n_levels) float64
+        One a chain.
+    """
+    step = np.diff(betas)
+    pooled = np.concatenate(energies)
+    lower, upper = step * pooled[:, :-1], step * pooled[:, 1:]
+    shift = _solve(lower, upper)
+    a, b = _fermi(lower - shift), _fermi(shift - upper)
+    slope = np.mean(a * (1.0 - a), axis=0) + np.mean(b * (1.0 - b), axis=0)
+    influence = ((a - b) / np.maximum(slope, 1e-300)).sum(axis=1).reshape(len(energies), -1)
+    gap = abs(_log_mean_exp(-lower).sum() + _log_mean_exp(upper).sum())
+    return Evidence(-float(shift.sum()), math.sqrt(replicated_variance(influence)), float(gap))
+
+
+def replicated_variance(influence: Array) -> float:
+    """Variance of the mean of all entries of (n_chains, n_sweeps), by batches about the common mean."""
+    coarse, fine = (_batch_variance(influence, n) for n in (BATCHES, 3 * BATCHES))
+    between = _batch_variance(influence, 1)
+    return max(coarse, 2.0 * coarse - fine, between)
+
+
+def _batch_variance(influence: Array, n_batches: int) -> float:
+    n_chains, n = influence.shape
+    length = n // n_batches
+    means = influence[:, : length * n_batches].reshape(n_chains * n_batches, length).mean(axis=1)
+    return float(np.var(means, ddof=1)) / means.size
+
+
+def _log_mean_exp(values: Array) -> Array:
+    top = values.max(axis=0)
+    mean: Array = top + np.log(np.mean(np.exp(values - top), axis=0))
+    return mean
+
+
+def _fermi(x: Array) -> Array:
+    """1 / (1 + exp(x)) without overflow."""
+    half: Array = 0.5 * (1.0 - np.tanh(0.5 * x))
+    return half
+
+
+def _solve(lower: Array, upper: Array) -> Array:
+    """Shift c of each pair with mean fermi(lower - c) = mean fermi(c - upper): safeguarded Newton."""
+    low = np.minimum(lower.min(axis=0), upper.min(axis=0)) - 1.0
+    high = np.maximum(lower.max(axis=0), upper.max(axis=0)) + 1.0
+    c = 0.5 * (np.median(lower, axis=0) + np.median(upper, axis=0))
+    for _ in range(NEWTON_STEPS):
+        a, b = _fermi(lower - c), _fermi(c - upper)
+        value = a.mean(axis=0) - b.mean(axis=0)
+        low, high = np.where(value < 0, c, low), np.where(value > 0, c, high)
+        slope = np.mean(a * (1.0 - a), axis=0) + np.mean(b * (1.0 - b), axis=0)
+        new = c - value / np.maximum(slope, 1e-300)
+        new = np.where((new > low) & (new < high), new, 0.5 * (low + high))
+        if np.max(np.abs(new - c)) < 1e-9:
+            return new
+        c = new
+    return c

@@ -1,0 +1,212 @@
+"""From chains to a `Posterior`: evidence, ordered draws, the curve with its band, and checks of all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bluesky_bayes.dataset import Array, Dataset
+from bluesky_bayes.evidence import evidence
+from bluesky_bayes.kernels.task import POISSON, Task, new_scratch, new_state
+from bluesky_bayes.model import Model
+from bluesky_bayes.noise import Gaussian, Noise
+from bluesky_bayes.posterior import Diagnostics, Fit, Posterior
+from bluesky_bayes.priors import N_QUANTILES, Z_MAX
+from bluesky_bayes.sampler import Job
+from bluesky_bayes.tasks import Block
+
+MOST_DRAWS = 500
+MOST_CURVES = 200
+CURVE_POINTS = 200_000
+EDGE = 0.005
+PRESSED = 0.1
+
+
+def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bool, seed: int) -> Posterior:
+    """Everything that the last round of a job says about its model."""
+    model = job.model
+    log_z, error, gap = evidence(job.ladder.betas, [chain.energies for chain in job.chains])
+    z = ordered(np.stack([thinned(chain.samples, MOST_DRAWS) for chain in job.chains]), model)
+    draws = {name: at_quantile(table, z[..., j]) for j, (name, table) in enumerate(zip(model.parameters, job.task.tables, strict=True))}
+    fit, p_fit = fit_of(job, z, data, noise, block, seed)
+    diagnostics = diagnostics_of(job, draws, z, gap, p_fit, single)
+    constant = float(job.task.constant[0])
+    return Posterior(model, log_z - constant, error, draws, derived_of(model, draws), fit, diagnostics)
+
+
+def thinned(samples: Array, most: int) -> Array:
+    """At most `most` rows, evenly spaced."""
+    rows = np.linspace(0, len(samples) - 1, min(len(samples), most)).astype(np.intp)
+    return samples[rows]
+
+
+def at_quantile(table: Array, z: Array) -> Array:
+    """Parameters of whitened coordinates."""
+    values: Array = np.interp(z, np.linspace(-Z_MAX, Z_MAX, N_QUANTILES), table)
+    return values
+
+
+def ordered(z: Array, model: Model) -> Array:
+    """Coordinates (n_chains, n_draws, n_parameters) with exchangeable components in order.
+
+    They have the same priors, so that ordering coordinates orders parameters.
+    """
+    z = z.copy()
+    index = {name: j for j, name in enumerate(model.parameters)}
+    for group in model.exchangeable:
+        terms = [model.terms[t] for t in group]
+        names = [p.name for p in terms[0].component.parameters]
+        columns = np.array([[index[slot.parameter or ""] for slot in term.slots] for term in terms])
+        by = columns[:, names.index(terms[0].component.sort_by)]
+        order = np.argsort(z[..., by], axis=-1, kind="stable")
+        for column in columns.T:
+            z[..., column] = np.take_along_axis(z[..., column], order, axis=-1)
+    return z
+
+
+def derived_of(model: Model, draws: Mapping[str, Array]) -> dict[str, Array]:
+    """Areas, full widths and what else the components derive."""
+    derived = {}
+    for term in model.terms:
+        values = [
+            slot.offset if slot.parameter is None else slot.scale * draws[slot.parameter] + slot.offset for slot in term.slots
+        ]
+        for parameter, function in term.component.derived:
+            derived[f"{term.label}.{parameter.name}"] = np.asarray(function(*values), dtype=np.float64)
+    return derived
+
+
+def fit_of(job: Job, z: Array, data: Dataset, noise: Noise, block: Block, seed: int) -> tuple[Fit, float]:
+    """Curve, band, components and residuals, and the posterior-predictive probability of a worse misfit."""
+    n = data.n
+    flat = thinned(z.reshape(z.shape[0] * z.shape[1], -1) if z.size else np.zeros((1, 0)), max(20, min(MOST_CURVES, CURVE_POINTS // n)))
+    rates, terms = curves_of(job.kernels, job.task, flat)
+    exposure = block.weight if block.kind == POISSON else np.ones(n)
+    curves = rates[:, :n] * block.scale * exposure
+    mean = curves.mean(axis=0)
+    low, high = np.quantile(curves, (0.025, 0.975), axis=0)
+    spread = noise_of(job.task, flat, block, mean)
+    fit = Fit(
+        mean=mean,
+        low=low,
+        high=high,
+        terms={label: curve[:n] * block.scale * exposure for label, curve in zip((t.label for t in job.model.terms), terms, strict=True)},
+        residual=(data.y - mean) / spread,
+    )
+    return fit, predictive_probability(data.y, curves, spread, noise, np.random.default_rng(seed))
+
+
+def curves_of(kernels: Any, task: Task, z: Array) -> tuple[Array, list[Array]]:
+    """Models at the coordinates, (n_draws, n_points), and the mean curve of each term, in units of the block's scale."""
+    state, scratch = new_state(task, z), new_scratch(task, 1)
+    total = np.zeros((len(z), task.x.size))
+    kernels.evaluate(task, state, scratch, total)
+    curves = state.curves.reshape(len(z), -1).astype(np.float64)
+    terms = []
+    for term in range(task.term_kind.size):
+        slot = task.slot_start[term]
+        j = task.slot_parameter[slot]
+        theta = state.theta[:, j] if j >= 0 else np.zeros(len(z))
+        amplitude = task.slot_scale[slot] * theta * (j >= 0) + task.slot_offset[slot]
+        part = curves[:, task.curve_start[term] : task.curve_start[term + 1]]
+        terms.append((amplitude[:, None] * part).mean(axis=0))
+    return total, terms
+
+
+def noise_of(task: Task, z: Array, block: Block, mean: Array) -> Array:
+    """Standard deviation of each point in the unit of y."""
+    if block.kind == POISSON:
+        return np.sqrt(np.maximum(mean, 1e-9))
+    if block.unknown:
+        j = int(task.noise_parameter[0])
+        sigma = float(np.mean(at_quantile(task.tables[j], z[:, j])))
+        return np.full(mean.size, sigma)
+    known: Array = block.scale / np.sqrt(block.weight)
+    return known
+
+
+def predictive_probability(y: Array, curves: Array, spread: Array, noise: Noise, rng: np.random.Generator) -> float:
+    """Probability, averaged over the posterior, that data made by the model fit worse than these.
+
+    Known noise is judged by chi-square, counts by their deviance, unknown noise (whose size fits any curve) by the
+    correlation of neighbouring residuals. Gelman, Meng and Stern, Statistica Sinica 6, 733 (1996).
+    """
+    from scipy import special
+
+    if isinstance(noise, Gaussian) and noise.known:
+        chi2 = np.sum(((y - curves) / spread) ** 2, axis=1)
+        return float(np.mean(special.chdtrc(y.size, chi2)))
+    if isinstance(noise, Gaussian):
+        residual = y - curves
+        correlation = np.sum(residual[:, 1:] * residual[:, :-1], axis=1) / np.sum(residual**2, axis=1)
+        return float(np.mean(special.ndtr(-correlation * np.sqrt(y.size))))
+    mu = np.maximum(curves, 1e-9)
+    replica = rng.poisson(mu)
+    return float(np.mean(_deviance(replica, mu) >= _deviance(y, mu)))
+
+
+def _deviance(y: Array, mu: Array) -> Array:
+    from scipy.special import xlogy
+
+    deviance: Array = np.sum(mu - y + xlogy(y, y / mu), axis=1)
+    return deviance
+
+
+def diagnostics_of(
+    job: Job, draws: Mapping[str, Array], z: Array, gap: float, p_fit: float, single: bool
+) -> Diagnostics:
+    """How the sampling went."""
+    energy = np.stack([chain.energies[:, -1] for chain in job.chains])
+    acceptance = np.mean([chain.acceptance[-1] for chain in job.chains], axis=0)
+    names = job.model.parameters
+    return Diagnostics(
+        barrier=float(np.mean([chain.rejection.sum() for chain in job.chains])),
+        round_trips=sum(chain.round_trips for chain in job.chains),
+        chains=len(job.chains),
+        levels=job.ladder.betas.size,
+        acceptance={name: float(acceptance[g]) for name, g in zip(names, job.task.step_group, strict=True)},
+        r_hat_energy=split_r_hat(energy) if names else 1.0,
+        r_hat=max((split_r_hat(values) for values in draws.values()), default=1.0),
+        ess=min((effective_size(values) for values in draws.values()), default=float(energy.size)),
+        gap=gap,
+        drift=max(chain.drift for chain in job.chains),
+        edges=tuple(_edges(job.model, z)),
+        p_fit=p_fit,
+        single=single,
+    )
+
+
+def _edges(model: Model, z: Array) -> list[str]:
+    """Parameters that press against an edge of their prior which is not a natural one (zero, or a fraction's one)."""
+    from scipy.special import ndtri
+
+    pressed = []
+    for j, (name, prior) in enumerate(model.priors.items()):
+        assert prior is not None
+        low, high = prior.support()
+        natural = name.endswith("fraction")
+        below = np.mean(z[..., j] < ndtri(EDGE)) > PRESSED and np.isfinite(low) and low != 0.0 and not natural
+        above = np.mean(z[..., j] > -ndtri(EDGE)) > PRESSED and np.isfinite(high) and not natural
+        if below or above:
+            pressed.append(f"{name} at the {'lower' if below else 'upper'} edge {low if below else high:g}")
+    return pressed
+
+
+def split_r_hat(values: Array) -> float:
+    """Split R-hat of (n_chains, n_draws): Gelman and Rubin's ratio with each chain cut in two."""
+    half = values.shape[1] // 2
+    parts = np.concatenate([values[:, :half], values[:, half : 2 * half]])
+    within = float(np.mean(np.var(parts, axis=1, ddof=1)))
+    between = float(np.var(np.mean(parts, axis=1), ddof=1))
+    return float(np.sqrt((half - 1) / half + between / within)) if within > 0 else 1.0
+
+
+def effective_size(values: Array) -> float:
+    """Effective number of independent draws of (n_chains, n_draws), by the variance of batch means."""
+    n_chains, n = values.shape
+    length = max(int(np.sqrt(n)), 1)
+    batches = values[:, : n // length * length].reshape(n_chains, -1, length).mean(axis=2)
+    total, batch = float(np.var(values)), float(np.var(batches))
+    return min(float(values.size), values.size * total / (length * batch)) if batch > 0 else float(values.size)
