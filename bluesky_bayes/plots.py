@@ -10,19 +10,25 @@ import numpy as np
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.noise import SIGMA, Poisson
+from bluesky_bayes.posterior import Fit
 from bluesky_bayes.tables import probability
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from bluesky_bayes.model import Term
     from bluesky_bayes.selection import Selection
 
-INK, DETAILS, POINTS = "#222222", "#5a5a5a", "#5b6770"
+INK, DETAILS, WARNING, POINTS = "#222222", "#5a5a5a", "#a33b00", "#5b6770"
 MODEL, BAND, OTHERS = "#c8102e", "#f1c3cb", "#b9c4cc"
 COMPONENTS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 MOST_ERROR_BARS = 150
-HEADLINE_WIDTH, DETAILS_WIDTH, NAME_WIDTH = 100, 125, 16
+SMOOTH, MOST_CURVES = 400, 200
+BACKGROUND = "background"
+HEADLINE_WIDTH, DETAILS_WIDTH, NAME_WIDTH = 98, 125, 16
 FEWEST_ROWS, LEGEND_ROWS = 6, 10
 
 
@@ -51,7 +57,8 @@ def plot_selection(selection: Selection) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     headline, _, details = selection.verdict.partition("; ")
     figure.suptitle(textwrap.fill(headline, HEADLINE_WIDTH), x=0.01, ha="left", fontsize=12.0, weight="bold")
-    curves.set_title(textwrap.fill(details, DETAILS_WIDTH), loc="left", fontsize=9.5, color=DETAILS)
+    color = DETAILS if selection.trustworthy else WARNING
+    curves.set_title(textwrap.fill(details, DETAILS_WIDTH), loc="left", fontsize=9.5, color=color)
     figure.align_ylabels([curves, residuals])
     return figure
 
@@ -65,13 +72,51 @@ def point_errors(selection: Selection) -> Array:
     return np.broadcast_to(np.asarray(sigma, dtype=np.float64), data.y.shape)
 
 
+def curve_of(selection: Selection) -> tuple[Array, Fit]:
+    """Give the best model's curve and the x it is at: the data's own, or closer ones where these are few.
+
+    Expected counts of points that were exposed differently lie on no smooth curve: there it is the data's x, too.
+    """
+    data, best = selection.data, selection.best
+    if data.n >= SMOOTH or getattr(selection.noise, "exposure", None) is not None:
+        return data.x, best.fit
+    x = np.linspace(data.x.min(), data.x.max(), SMOOTH)
+    draws = {name: _few(values.ravel())[:, None] for name, values in best.draws.items()}
+    parts = {term.label: _term_curves(term, x, draws) for term in best.model.terms}
+    total = sum(parts.values(), np.zeros((1, SMOOTH)))
+    low, high = np.quantile(total, (0.025, 0.975), axis=0)
+    terms = {label: part.mean(axis=0) for label, part in parts.items()}
+    return x, Fit(total.mean(axis=0), low, high, terms, residual=np.empty(0))
+
+
+def _few(values: Array) -> Array:
+    few: Array = values[np.linspace(0, values.size - 1, min(values.size, MOST_CURVES)).astype(np.intp)]
+    return few
+
+
+def _term_curves(term: Term, x: Array, draws: Mapping[str, Array]) -> Array:
+    """One component's curve for each draw, (n_draws, n_x)."""
+    values = (
+        slot.offset if slot.parameter is None else slot.scale * draws[slot.parameter] + slot.offset
+        for slot in term.slots
+    )
+    curves: Array = np.atleast_2d(term.component(x, *values))
+    return curves
+
+
 def _draw_curves(axes: Axes, selection: Selection) -> None:
-    data, fit = selection.data, selection.best.fit
+    data, model = selection.data, selection.best.model
+    x, fit = curve_of(selection)
     handles: list[Any] = [_draw_points(axes, selection)]
-    handles += axes.plot(data.x, fit.mean, color=MODEL, linewidth=1.8, label=selection.best.model.name, zorder=4)
-    handles.append(axes.fill_between(data.x, fit.low, fit.high, color=BAND, linewidth=0, label="95 % band"))
-    for (label, curve), color in zip(fit.terms.items(), itertools.cycle(COMPONENTS), strict=False):
-        handles += axes.plot(data.x, curve, color=color, linewidth=1.0, label=label)
+    handles += axes.plot(x, fit.mean, color=MODEL, linewidth=1.8, label=model.name, zorder=4)
+    handles.append(axes.fill_between(x, fit.low, fit.high, color=BAND, linewidth=0, label="95 % band"))
+    below = [term.label for term in model.terms if term.component.name == BACKGROUND]
+    background = sum((fit.terms[label] for label in below), np.zeros(x.size))
+    curves = {label: background + curve for label, curve in fit.terms.items() if label not in below}
+    if below:
+        curves[BACKGROUND] = background
+    for (label, curve), color in zip(curves.items(), itertools.cycle(COMPONENTS), strict=False):
+        handles += axes.plot(x, curve, color=color, linewidth=1.0, label=label)
     axes.set_ylabel(data.label("y"))
     axes.tick_params(direction="in", labelbottom=False)
     axes.set_xlim(*_padded(data.x))

@@ -28,7 +28,7 @@ def _selection(
     error: float = 0.05,
     counts: bool = False,
     known_noise: bool = True,
-    warnings: tuple[str, ...] = (),
+    r_hat: float = 1.0,
 ) -> Selection:
     rng = np.random.default_rng(0)
     x = np.linspace(-1.0, 1.0, 41)
@@ -40,14 +40,14 @@ def _selection(
     data = Dataset(x, y, counts=counts, units=units, origin=origin)
     models = peaks(counts=range(len(log_evidence))).resolved(data, noise).models
     posteriors = [
-        _posterior(model, data, log_z, error, warnings) for model, log_z in zip(models, log_evidence, strict=True)
+        _posterior(model, data, log_z, error, r_hat) for model, log_z in zip(models, log_evidence, strict=True)
     ]
     prior = np.full(len(models), 1.0 / len(models))
     notes = ("peaks are in order of their center",)
     return Selection(data, noise, tuple(posteriors), prior, 0, "exchange", "cpu", 0.5, notes)
 
 
-def _posterior(model: Model, data: Dataset, log_z: float, error: float, warnings: tuple[str, ...]) -> Posterior:
+def _posterior(model: Model, data: Dataset, log_z: float, error: float, r_hat: float) -> Posterior:
     rng = np.random.default_rng(1)
     typical = {"amplitude": 100.0, "center": 0.01, "sigma": 0.2, "constant": 20.0, "noise_sigma": 3.0}
     draws = {
@@ -64,4 +64,4 @@ def _posterior(model: Model, data: Dataset, log_z: float, error: float, warnings
     }
     curve = np.sum(list(terms.values()), axis=0)
     fit = Fit(curve, 0.99 * curve, 1.01 * curve, terms, (data.y - curve) / 3.0)
-    return Posterior(model, log_z, error, draws, derived, fit, Diagnostics(), warnings)
+    return Posterior(model, log_z, error, draws, derived, fit, Diagnostics(r_hat=r_hat))

@@ -2,14 +2,15 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from bluesky_bayes import Selection
-from bluesky_bayes.plots import plot_selection, point_errors
+from bluesky_bayes import Poisson, Selection
+from bluesky_bayes.plots import curve_of, plot_selection, point_errors
 
 MakeSelection = Callable[..., Selection]
 
@@ -56,3 +57,32 @@ def test_error_bars_of_unknown_noise_are_its_inferred_sigma(make_selection: Make
     np.testing.assert_allclose(point_errors(known), 3.0)
     np.testing.assert_allclose(point_errors(unknown), 3.0, rtol=0.05)
     assert point_errors(unknown).shape == unknown.data.y.shape
+
+
+def test_the_curve_of_few_points_is_drawn_between_them_too(make_selection: MakeSelection) -> None:
+    selection = make_selection((-90.0, -40.0, -41.0))
+    x, fit = curve_of(selection)
+    assert (x.size, x[0], x[-1]) == (400, -1.0, 1.0)
+    # The fit and the curve average over different draws: they agree to a part of the draws' spread of one percent.
+    np.testing.assert_allclose(np.interp(selection.data.x, x, fit.mean), selection.best.fit.mean, rtol=0.005)
+    assert np.all(fit.low < fit.high)
+
+
+def test_a_model_without_components_is_drawn_at_zero(make_selection: MakeSelection) -> None:
+    selection = make_selection((-1.0, -90.0))
+    nothing = replace(selection.best, model=replace(selection.best.model, terms=(), priors={}), draws={})
+    _, fit = curve_of(replace(selection, posteriors=(nothing,), prior_probabilities=np.ones(1)))
+    np.testing.assert_array_equal(fit.mean, 0.0)
+
+
+def test_counts_of_different_exposure_are_drawn_at_their_own_points(make_selection: MakeSelection) -> None:
+    selection = replace(make_selection(counts=True), noise=Poisson(np.linspace(1.0, 2.0, 41)))
+    x, fit = curve_of(selection)
+    assert x is selection.data.x
+    assert fit is selection.best.fit
+
+
+def test_components_stand_on_the_background(make_selection: MakeSelection) -> None:
+    lines = {line.get_label(): line.get_ydata() for line in plot_selection(make_selection()).axes[0].get_lines()}
+    np.testing.assert_allclose(np.min(lines["peak1"]), 20.0, rtol=0.01)
+    np.testing.assert_allclose(np.max(lines["peak1"]), 120.0, rtol=0.01)
