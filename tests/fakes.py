@@ -1,0 +1,133 @@
+"""Analyses that cost nothing, and documents of runs that never were; importable in a worker process."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from event_model import compose_run
+
+from bluesky_bayes import Analysis, Candidates, Dataset, Gaussian, Posterior, Selection
+from bluesky_bayes.families import peaks
+from bluesky_bayes.posterior import Diagnostics, Fit
+
+CANDIDATES = peaks(counts=range(3))
+ROOM = [[["motor"], "primary"]]
+
+
+def unprepared(candidates: Candidates) -> None:
+    """Stand in for the preparation of the worker, which compiles."""
+
+
+def ill_prepared(candidates: Candidates) -> None:
+    """Stand in for a preparation that fails."""
+    raise OSError("there is no compiler")
+
+
+def made_up(data: Dataset, candidates: Candidates = CANDIDATES) -> Selection:
+    """Answer in no time: the last candidate but one."""
+    noise = Gaussian(0.1)
+    models = candidates.resolved(data, noise).models
+    rng = np.random.default_rng(0)
+    posteriors = []
+    for i, model in enumerate(models):
+        draws = {name: rng.uniform(1.0, 2.0, (2, 50)) for name in model.parameters}
+        curve = np.full(data.n, float(np.mean(data.y)))
+        fit = Fit(curve, curve - 0.1, curve + 0.1, {}, (data.y - curve) / 0.1)
+        log_evidence = -10.0 if i == len(models) - 2 else -30.0 - i
+        posteriors.append(Posterior(model, log_evidence, 0.1, draws, {}, fit, Diagnostics()))
+    prior = np.full(len(models), 1.0 / len(models))
+    return Selection(data, noise, tuple(posteriors), prior, 0, "exchange", "cpu", 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Quick(Analysis):
+    """Answers at once."""
+
+    candidates: Candidates = CANDIDATES
+
+    def __call__(self, data: Dataset) -> Selection:
+        return made_up(data)
+
+
+@dataclass(frozen=True, eq=False)
+class Slow(Quick):
+    """Takes its time over each data set."""
+
+    seconds: float = 0.5
+
+    def __call__(self, data: Dataset) -> Selection:
+        time.sleep(self.seconds)
+        return made_up(data)
+
+
+class UnpicklableError(Exception):
+    """Cannot be made again from its message."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} {two}")
+
+
+@dataclass(frozen=True, eq=False)
+class Moody(Quick):
+    """Does what the first y of the data says; see the numbers."""
+
+    folder: str = ""
+
+    def __call__(self, data: Dataset) -> Selection:
+        mood = data.y[0]
+        if mood == 1:
+            raise ValueError("y is too high: close the slits")
+        if mood == 2:
+            raise UnpicklableError("not", "today")
+        if mood == 3:
+            os._exit(7)
+        if mood == 4 and not (Path(self.folder) / "died").exists():
+            (Path(self.folder) / "died").touch()
+            os._exit(7)
+        if mood == 5:
+            print("chatter on standard output")
+        return made_up(data)
+
+
+MOODS = {"fine": 0.0, "raises": 1.0, "raises oddly": 2.0, "dies": 3.0, "dies once": 4.0, "prints": 5.0}
+
+
+def scan_documents(
+    mood: str = "fine", n: int = 5, exit_status: Any = "success", page: bool = False, **metadata: Any
+) -> list[tuple[str, Any]]:
+    """Documents of a scan of `motor` with `det`, whose first value is the mood."""
+    y = [MOODS[mood], *np.linspace(1.0, 2.0, n - 1).tolist()]
+    return list(_documents(np.linspace(0.0, 1.0, n).tolist(), y, exit_status, page, metadata))
+
+
+def _documents(
+    x: Sequence[float], y: Sequence[float], exit_status: Any, page: bool, metadata: dict[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    metadata = {"scan_id": 7, "motors": ["motor"], "detectors": ["det"], "hints": {"dimensions": ROOM}, **metadata}
+    run = compose_run(uid=metadata.pop("uid", None), metadata=metadata)
+    yield "start", run.start_doc
+    number = {"source": "SIM", "dtype": "number", "shape": []}
+    descriptor = run.compose_descriptor(
+        name="primary",
+        data_keys={"motor": {**number, "units": "mm"}, "det": number},
+        hints={"det": {"fields": ["det"]}, "motor": {"fields": ["motor"]}},
+        object_keys={"det": ["det"], "motor": ["motor"]},
+    )
+    yield "descriptor", descriptor.descriptor_doc
+    stamps = {"motor": 0.0, "det": 0.0}
+    if page:
+        columns = {name: [0.0] * len(x) for name in stamps}
+        yield (
+            "event_page",
+            descriptor.compose_event_page(
+                data={"motor": list(x), "det": list(y)}, timestamps=columns, seq_num=list(range(1, len(x) + 1))
+            ),
+        )
+    else:
+        for a, b in zip(x, y, strict=True):
+            yield "event", descriptor.compose_event(data={"motor": a, "det": b}, timestamps=stamps)
+    yield "stop", run.compose_stop(exit_status=exit_status)
