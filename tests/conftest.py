@@ -1,7 +1,8 @@
 """What every test may ask for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,17 @@ from bluesky_bayes import Dataset, Gaussian, Model, Poisson, Posterior, Selectio
 from bluesky_bayes.dataset import Origin
 from bluesky_bayes.families.peaks import peaks
 from bluesky_bayes.posterior import Diagnostics, Fit
+
+
+@pytest.fixture(scope="session")
+def tiled_client() -> Iterator[Any]:
+    """Client of the one embedded Tiled server of this session, with catalogues ``raw`` and ``processed``."""
+    pytest.importorskip("bluesky_tiled_plugins")
+    pytest.importorskip("tiled.server")
+    from bluesky_bayes.servers import embedded_tiled
+
+    with embedded_tiled() as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

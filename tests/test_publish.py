@@ -1,0 +1,245 @@
+"""Answers become runs that catalogues can search and read back."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+from event_model import DocumentNames, schema_validators
+
+from bluesky_bayes import Dataset, Selection
+from bluesky_bayes.callbacks import BayesCallback
+from bluesky_bayes.callbacks import bayes as module
+from bluesky_bayes.callbacks.publish import Publisher
+from bluesky_bayes.documents import failure_documents, selection_documents
+from bluesky_bayes.families import peaks
+
+SECONDS = 60.0
+RAW = {
+    "uid": "0123abcd",
+    "scan_id": 7,
+    "sample": {"name": "MnF2"},
+    "data_session": "pass-1",
+    "tiled_access_tags": ["team"],
+    "operator": "not copied",
+}
+ANALYSIS = {"digest": "d" * 64, "recipe": ""}
+
+MakeSelection = Callable[..., Selection]
+Documents = list[tuple[str, dict[str, Any]]]
+
+
+def valid(documents: Documents) -> Documents:
+    """Check documents after the event model's schemas."""
+    for name, doc in documents:
+        schema_validators[DocumentNames[name]].validate(doc)
+    return documents
+
+
+def published(selection: Selection, raw: dict[str, Any] | None = None) -> Documents:
+    return valid(list(selection_documents(selection, RAW if raw is None else raw, ANALYSIS)))
+
+
+def events(documents: Documents, stream: str) -> list[dict[str, Any]]:
+    """Data of a stream's events."""
+    uids = {doc["uid"] for name, doc in documents if name == "descriptor" and doc["name"] == stream}
+    return [doc["data"] for name, doc in documents if name == "event" and doc["descriptor"] in uids]
+
+
+def test_the_start_document_says_what_was_found_and_whose_run_it_was(make_selection: MakeSelection) -> None:
+    selection = make_selection()
+    _, start = published(selection)[0]
+    copied = {key: start[key] for key in ("scan_id", "sample", "data_session", "tiled_access_tags")}
+    assert copied == {key: RAW[key] for key in copied}
+    assert "operator" not in start
+    assert start["original_run_uid"] == "0123abcd"
+    assert start["plan_name"] == "bayes_model_selection"
+    assert start["tiled_specs"] == [{"name": "BayesModelSelection", "version": "1.0"}]
+    assert start["analysis"]["digest"] == ANALYSIS["digest"]
+    assert start["analysis"]["data_sha256"] == selection.data.digest
+    assert (start["analysis"]["x"], start["analysis"]["y"]) == ("motor", "det")
+    assert start["result"]["best_model"] == selection.best.model.name
+    assert start["result"]["probability"] == pytest.approx(selection.probabilities.max())
+    assert start["result"]["decisive"] is selection.decisive()
+    assert start["result"]["in_question"] == list(selection.in_question)
+
+
+def test_models_parameters_and_arrays_are_streams(make_selection: MakeSelection) -> None:
+    selection = make_selection()
+    documents = published(selection)
+    assert [row["model"] for row in events(documents, "models")] == list(selection.names)
+    assert [row["log_evidence"] for row in events(documents, "models")] == selection.log_evidence.tolist()
+    parameters = {row["parameter"]: row for row in events(documents, "parameters")}
+    assert parameters["peak1.center"]["unit"] == "mm"
+    assert parameters["peak1.center"]["mean"] == selection.best.parameters["peak1.center"].mean
+    (arrays,) = events(documents, "primary")
+    assert arrays["fit_mean"] == selection.best.fit.mean.tolist()
+    column = documents[0][1]["result"]["parameters"].index("peak1.center")
+    assert np.asarray(arrays["samples"])[:, column].tolist() == selection.best.draws["peak1.center"].ravel().tolist()
+
+
+def test_an_only_candidate_has_a_finite_bayes_factor(make_selection: MakeSelection) -> None:
+    _, start = published(make_selection(log_evidence=(-40.0,)))[0]
+    assert np.isfinite(start["result"]["log_bayes_factor"])
+
+
+def test_data_that_came_from_no_run_give_a_run_without_origin(make_selection: MakeSelection) -> None:
+    _, start = published(make_selection(), raw={})[0]
+    assert "original_run_uid" not in start
+
+
+def test_a_model_without_parameters_has_no_samples() -> None:
+    bare = peaks(counts=[0, 1], background=None)
+    data = Dataset(np.arange(5.0), np.array([0.0, 0.1, 0.0, 0.0, 0.1]))
+    documents = published(fakes.made_up(data, bare))
+    assert documents[0][1]["result"]["best_model"] == "no peak"
+    assert not events(documents, "parameters")
+    assert "samples" not in events(documents, "primary")[0]
+
+
+def test_a_failure_is_a_run_that_says_why() -> None:
+    (_, start), (_, stop) = valid(list(failure_documents(RAW, ANALYSIS, "the slits were closed")))
+    assert start["original_run_uid"] == "0123abcd"
+    assert start["result"] == {"status": "failed", "reason": "the slits were closed"}
+    assert (stop["exit_status"], stop["reason"]) == ("fail", "the slits were closed")
+
+
+class Broker:
+    """Stands in for databroker's."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def insert(self, name: str, doc: dict[str, Any]) -> None:
+        self.names.append(name)
+
+
+class Catalogue:
+    """Stands in for databroker's version 2."""
+
+    def __init__(self) -> None:
+        self.v1 = Broker()
+
+
+@pytest.mark.parametrize("kind", ["callable", "broker", "catalogue"])
+def test_answers_go_to_whatever_takes_documents(make_selection: MakeSelection, kind: str) -> None:
+    broker, catalogue = Broker(), Catalogue()
+    target: Any = {"callable": broker.insert, "broker": broker, "catalogue": catalogue}[kind]
+    publisher = Publisher(target)
+    documents = list(selection_documents(make_selection(), RAW, ANALYSIS))
+    assert publisher.submit(lambda: documents).result(SECONDS) == documents[0][1]["uid"]
+    publisher.close(SECONDS)
+    assert (broker.names or catalogue.v1.names) == [name for name, _ in documents]
+
+
+def test_what_cannot_be_published_to_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match=r"must be a Tiled container client .* got str"):
+        BayesCallback(fakes.Quick(), publish="http://localhost:8000")
+
+
+@pytest.fixture
+def no_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "prepare", fakes.unprepared)
+
+
+def test_an_answer_that_cannot_be_written_is_still_there(no_compiling: None, caplog: pytest.LogCaptureFixture) -> None:
+    def down(name: str, doc: dict[str, Any]) -> None:
+        raise ConnectionError("the server is down")
+
+    documents = fakes.scan_documents()
+    uid = documents[0][1]["uid"]
+    with BayesCallback(fakes.Quick(), publish=down) as bayes:
+        for name, doc in documents:
+            bayes(name, doc)
+        assert bayes.result(uid, SECONDS)
+        with pytest.raises(ConnectionError, match="the server is down"):
+            bayes.published(uid, SECONDS)
+        assert "could not be written: ConnectionError: the server is down" in bayes.status()
+    assert "could not be written" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def answered(tiled_client: Any) -> Iterator[tuple[Any, str, str]]:
+    """The catalogue of results, a raw run's uid and its answer's: five points, so that arrays are short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "prepare", fakes.unprepared)
+        documents = fakes.scan_documents(sample={"name": "MnF2"})
+        uid = documents[0][1]["uid"]
+        with BayesCallback(fakes.Quick(), publish=tiled_client["processed"]) as bayes:
+            for name, doc in documents:
+                bayes(name, doc)
+            result_uid = bayes.published(uid, SECONDS)
+    assert result_uid is not None
+    yield tiled_client["processed"], uid, result_uid
+
+
+@pytest.mark.tiled
+@pytest.mark.parametrize(
+    "query",
+    [
+        ("Eq", "original_run_uid", None),
+        ("Eq", "result.best_model", "1 peak"),
+        ("Eq", "result.decisive", True),
+        ("Eq", "result.components.peak", 1),
+        ("Eq", "result.status", "ok"),
+        ("Comparison", "gt", "result.probability", 0.9),
+        ("Comparison", "lt", "result.log_evidence", 0.0),
+        ("Like", "result.verdict", "1 peak%"),
+    ],
+    ids=lambda query: query[1],
+)
+def test_answers_are_found_by_what_they_say(answered: tuple[Any, str, str], query: tuple[Any, ...]) -> None:
+    from tiled import queries
+
+    processed, uid, result_uid = answered
+    kind, *arguments = query
+    arguments = [uid if argument is None else argument for argument in arguments]
+    found = processed.search(queries.Eq("original_run_uid", uid)).search(getattr(queries, kind)(*arguments))
+    assert list(found) == [result_uid]
+
+
+@pytest.mark.tiled
+def test_answers_are_found_by_key_and_by_spec(answered: tuple[Any, str, str]) -> None:
+    from tiled.queries import Key, SpecsQuery
+
+    processed, _, result_uid = answered
+    found = processed.search(Key("result.probability") > 0.9)
+    assert result_uid in found.search(SpecsQuery(include=["BayesModelSelection"], exclude=[]))
+
+
+@pytest.mark.tiled
+def test_arrays_come_back_as_numbers_though_they_are_short(answered: tuple[Any, str, str]) -> None:
+    processed, _, result_uid = answered
+    primary = processed[result_uid]["primary"].read()
+    for name in ("x", "y", "fit_mean", "fit_low", "fit_high", "residual"):
+        assert primary[name].dtype == np.float64
+        assert primary[name].shape == (1, 5)
+    assert primary["x"].values[0].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert primary["samples"].shape == (1, 100, len(processed[result_uid].start["result"]["parameters"]))
+
+
+@pytest.mark.tiled
+def test_tables_come_back_with_their_types(answered: tuple[Any, str, str]) -> None:
+    processed, _, result_uid = answered
+    models = processed[result_uid]["models"].read()
+    assert models["model"].values.tolist() == ["no peak", "1 peak", "2 peaks"]
+    assert models["log_evidence"].values.tolist() == [-30.0, -10.0, -32.0]
+    assert models["log_evidence"].dtype == np.float64
+    parameters = processed[result_uid]["parameters"].read()
+    assert "peak1.center" in parameters["parameter"].values.tolist()
+    assert parameters["mean"].dtype == np.float64
+
+
+@pytest.mark.tiled
+def test_an_answer_is_replayed_as_documents_and_not_analysed(
+    answered: tuple[Any, str, str], no_compiling: None
+) -> None:
+    processed, uid, result_uid = answered
+    documents = list(processed[result_uid].documents())
+    assert documents[0][1]["original_run_uid"] == uid
+    with BayesCallback(fakes.Quick()) as bayes:
+        for name, doc in documents:
+            bayes(name, doc)
+        with pytest.raises(KeyError):
+            bayes.future(result_uid)
