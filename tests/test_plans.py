@@ -1,0 +1,212 @@
+"""Plans wait for answers and stay under the user's control: pause, resume, abort, stop and time-outs."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import fakes
+import pytest
+from bluesky import RunEngine
+from bluesky import plan_stubs as bps
+from bluesky import plans as bp
+from bluesky.utils import RequestAbort, RequestStop, RunEngineInterrupted
+from ophyd.sim import SynAxis
+
+from bluesky_bayes import Selection
+from bluesky_bayes.callbacks import BayesCallback
+from bluesky_bayes.callbacks import bayes as module
+from bluesky_bayes.callbacks.runs import NothingToAnalyseError
+from bluesky_bayes.plans import analysed, wait_for_result
+from bluesky_bayes.simulated import spectrum
+
+SECONDS = 30.0
+
+
+@pytest.fixture(scope="module")
+def engine() -> Any:
+    return RunEngine({}, call_returns_result=True)
+
+
+@pytest.fixture(scope="module")
+def slow() -> Iterator[BayesCallback]:
+    """Takes half a second over each run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "prepare", fakes.unprepared)
+        with BayesCallback(fakes.Slow(seconds=0.5)) as callback:
+            yield callback
+
+
+@pytest.fixture
+def bayes(engine: Any, slow: BayesCallback) -> Iterator[BayesCallback]:
+    token = engine.subscribe(slow)
+    yield slow
+    engine.unsubscribe(token)
+
+
+def scan(num: int = 5, **metadata: Any) -> Any:
+    motor = SynAxis(name="motor")
+    return bp.scan([spectrum(motor)], motor, 1.0, 2.0, num, md=metadata)
+
+
+def returned(engine: Any, plan: Any) -> Any:
+    """What a plan returns."""
+    return engine(plan).plan_result
+
+
+def test_a_plan_gets_the_answer_for_its_run(engine: Any, bayes: BayesCallback) -> None:
+    selection = returned(engine, analysed(scan(num=7), bayes))
+    assert isinstance(selection, Selection)
+    assert selection.data.n == 7
+    assert (selection.data.origin.x, selection.data.origin.y) == ("motor", "spectrum")
+
+
+def test_a_plan_decides_from_one_answer_what_to_do_next(engine: Any, bayes: BayesCallback) -> None:
+    def until_two_runs() -> Any:
+        sizes = []
+        for num in (5, 6):
+            selection = yield from analysed(scan(num=num), bayes)
+            sizes.append(selection.data.n)
+        return sizes
+
+    assert returned(engine, until_two_runs()) == [5, 6]
+
+
+def test_the_answer_is_for_the_last_run_of_a_plan_that_returns_nothing(engine: Any, bayes: BayesCallback) -> None:
+    def two_runs() -> Any:
+        yield from scan(num=5)
+        yield from scan(num=6)
+
+    assert returned(engine, analysed(two_runs(), bayes)).data.n == 6
+
+
+def test_a_plan_without_a_run_is_an_error_that_says_so(engine: Any, bayes: BayesCallback) -> None:
+    with pytest.raises(RuntimeError, match="the plan made no run"):
+        engine(analysed(bps.null(), bayes))
+
+
+def test_a_callback_that_is_not_subscribed_is_an_error_that_says_so(engine: Any, slow: BayesCallback) -> None:
+    with pytest.raises(KeyError, match=r"RE.subscribe\(bayes\)"):
+        engine(analysed(scan(), slow))
+
+
+def test_an_analysis_that_fails_is_raised_in_the_plan(engine: Any, bayes: BayesCallback) -> None:
+    def plan() -> Any:
+        try:
+            yield from analysed(bp.count([spectrum(SynAxis(name="motor"))], 3), bayes)
+        except NothingToAnalyseError as error:
+            return str(error)
+
+    assert "nothing was scanned" in returned(engine, plan())
+
+
+def test_an_answer_that_comes_too_late_is_a_time_out_in_a_sentence(engine: Any, bayes: BayesCallback) -> None:
+    with pytest.raises(TimeoutError, match=r"no answer for run .* after 0.05 s: runs open: 0, in analysis: 1"):
+        engine(analysed(scan(), bayes, timeout=0.05))
+
+
+def test_an_answer_that_is_there_costs_no_waiting(engine: Any, bayes: BayesCallback) -> None:
+    (uid,) = engine(scan()).run_start_uids
+    expected = bayes.result(uid, SECONDS)
+    assert list(wait_for_result(bayes, uid, timeout=0.0)) == []
+    assert returned(engine, wait_for_result(bayes, uid, timeout=0.0)) is expected
+
+
+def test_the_engine_is_free_while_a_plan_waits(engine: Any, bayes: BayesCallback) -> None:
+    ticks: list[float] = []
+
+    def tick() -> None:
+        for _ in range(20):
+            called = threading.Event()
+            engine.loop.call_soon_threadsafe(called.set)
+            begin = time.monotonic()
+            called.wait(SECONDS)
+            ticks.append(time.monotonic() - begin)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=tick)
+
+    def plan() -> Any:
+        uid = yield from scan()
+        thread.start()
+        yield from wait_for_result(bayes, uid)
+
+    engine(plan())
+    thread.join()
+    assert max(ticks) < 0.2
+
+
+def interrupted(engine: Any, plan: Any) -> None:
+    """Do a plan that is paused a moment after it begins to wait."""
+
+    def request_pause() -> None:
+        time.sleep(0.1)
+        engine.request_pause(defer=False)
+
+    def pausing() -> Any:
+        threading.Thread(target=request_pause).start()
+        yield from bps.checkpoint()
+        return (yield from plan)
+
+    with pytest.raises(RunEngineInterrupted):
+        engine(pausing())
+    assert engine.state == "paused"
+
+
+def waiting(engine: Any, bayes: BayesCallback, outcome: list[Any]) -> Any:
+    """Make a plan that waits for the run just made and keeps what became of its waiting."""
+    (uid,) = engine(scan()).run_start_uids
+
+    def plan() -> Any:
+        try:
+            outcome.append((yield from wait_for_result(bayes, uid)))
+        except BaseException as error:
+            outcome.append(error)
+            raise
+
+    return plan()
+
+
+def test_a_plan_that_is_paused_while_it_waits_gets_its_answer(engine: Any, bayes: BayesCallback) -> None:
+    outcome: list[Any] = []
+    interrupted(engine, waiting(engine, bayes, outcome))
+    engine.resume()
+    assert isinstance(outcome[0], Selection)
+
+
+def test_a_plan_that_is_paused_beyond_the_answer_gets_it_at_once(engine: Any, bayes: BayesCallback) -> None:
+    outcome: list[Any] = []
+    interrupted(engine, waiting(engine, bayes, outcome))
+    time.sleep(0.8)
+    engine.resume()
+    assert isinstance(outcome[0], Selection)
+
+
+@pytest.mark.parametrize(("how", "seen"), [("abort", RequestAbort), ("stop", RequestStop)])
+def test_a_plan_can_be_ended_while_it_waits_and_the_answer_still_comes(
+    engine: Any, bayes: BayesCallback, how: str, seen: type
+) -> None:
+    outcome: list[Any] = []
+    interrupted(engine, waiting(engine, bayes, outcome))
+    begin = time.monotonic()
+    getattr(engine, how)()
+    assert time.monotonic() - begin < 0.4
+    assert isinstance(outcome[0], seen)
+    assert engine.state == "idle"
+    uid = next(reversed(bayes._runs))
+    assert bayes.result(uid, SECONDS)
+    assert isinstance(returned(engine, analysed(scan(), bayes)), Selection)
+
+
+def test_an_aborted_scan_leaves_nothing_subscribed(engine: Any, bayes: BayesCallback) -> None:
+    def failing() -> Any:
+        yield from bps.open_run()
+        raise RuntimeError("the beam is gone")
+
+    def subscribed() -> int:
+        return sum(map(len, engine.dispatcher.cb_registry.callbacks.values()))
+
+    before = subscribed()
+    with pytest.raises(RuntimeError, match="the beam is gone"):
+        engine(analysed(failing(), bayes))
+    assert subscribed() == before > 0
