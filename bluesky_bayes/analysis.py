@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Analysis:
         table: dict[str, Any] = {
             "data": data,
             "candidates": dict(self.candidates.recipe),
-            "sampling": {"seed": self.seed, "sweeps": self.settings.sweeps, "chains": self.settings.chains},
+            "sampling": {"seed": self.seed, **asdict(self.settings)},
         }
         if self.noise is not None:
             table["noise"] = _noise_table(self.noise)
@@ -94,7 +94,7 @@ class Analysis:
             raise ValueError("recipe has no [candidates]; for example family = 'peaks', shape = 'gaussian', counts = [0, 1, 2]")
         data, sampling = dict(table.get("data", {})), dict(table.get("sampling", {}))
         _check_keys("data", data, ("x", "y", "stream", "sigma", "exposure", "subtract"))
-        _check_keys("sampling", sampling, ("seed", "sweeps", "chains"))
+        _check_keys("sampling", sampling, ("seed", "sweeps", "error", "longest", "chains"))
         seed = int(sampling.pop("seed", 0))
         noise = _noise_from(table["noise"]) if "noise" in table else None
         return cls(_candidates_from(table["candidates"]), noise=noise, seed=seed, settings=Settings(**sampling), **data)
@@ -126,7 +126,7 @@ class Analysis:
             "fields": [self.x, self.y, self.stream, self.sigma, self.exposure, self.subtract],
             "candidates": self.candidates.digest,
             "noise": _noise_table(self.noise) if self.noise is not None else None,
-            "sampling": [self.seed, self.settings.sweeps, self.settings.chains],
+            "sampling": {"seed": self.seed, **asdict(self.settings)},
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -120,7 +120,7 @@ def warm_up(candidates: Candidates) -> None:
     components = component_set(candidates.models)
     task = make_task(blocks_of([Dataset(x, x)], [Gaussian(1.0)], [model]), model, components, True)
     job = Job(single, task, Settings(sweeps=200, chains=2), 0, model)
-    job.run(0, 0)
+    job.prepare()
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _answer(
 ) -> Iterator[Selection]:
     start = time.perf_counter()
     jobs = [question.jobs(settings, seed) for question in questions]
-    run_jobs([job for some in jobs for job in some], settings, executor)
+    run_jobs(jobs, settings, executor)
     work = [(question, job) for question, some in zip(questions, jobs, strict=True) for job in some]
     posteriors = list(executor.map(lambda entry: _posterior(*entry, seed), work))
     elapsed = (time.perf_counter() - start) / len(questions)

@@ -16,14 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from bluesky_bayes.dataset import Array
+from bluesky_bayes.evidence import evidence
 from bluesky_bayes.kernels.task import Task, new_scratch, new_state
 from bluesky_bayes.model import Model
 
-FIRST_ROUND = 50
 FEWEST_LEVELS, MOST_LEVELS = 8, 96
-START_LEVELS = 24
 LEVELS_PER_BARRIER = 2.0
-PRIOR_DRAWS = 200
+PARTICLES = 64
+COOLING = 4
+SHORTEST = 200
+IN_QUESTION = 10.0
 
 
 @dataclass(frozen=True)
@@ -33,27 +35,28 @@ class Settings:
     Attributes
     ----------
     sweeps : int
-        Sweeps of the last round, the one that counts; tuning takes about half as many before it.
+        Sweeps of the first round that counts; tuning takes some 60 % as many before it.
+    error : float
+        Wanted standard error of the log evidence, in nats: the round is run again, twice as long each time, for every
+        model that is still in question and not that sure.
+    longest : int
+        Sweeps beyond which no round goes, sure or not.
     chains : int
         Ladders of each model. They are tuned together, sampled independently, share the work between threads and
         check one another.
     """
 
     sweeps: int = 1200
+    error: float = 0.15
+    longest: int = 9600
     chains: int = 8
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.sweeps < 4 * FIRST_ROUND or self.chains < 2:
-            raise ValueError(f"sweeps must be {4 * FIRST_ROUND} or more and chains 2 or more; got {self.sweeps}, {self.chains}")
-
-    @property
-    def rounds(self) -> list[int]:
-        """Lengths of the rounds: doubling while they tune, then the last."""
-        lengths = [self.sweeps // 4, self.sweeps]
-        while lengths[0] >= 2 * FIRST_ROUND:
-            lengths.insert(0, lengths[0] // 2)
-        return lengths
+        if self.sweeps < SHORTEST or self.chains < 2:
+            raise ValueError(f"sweeps must be {SHORTEST} or more and chains 2 or more; got {self.sweeps}, {self.chains}")
+        if not self.error > 0 or self.longest < self.sweeps:
+            raise ValueError(f"error must be positive and longest at least sweeps; got {self.error}, {self.longest}")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Chain:
         Step sizes in the whitened prior.
     last : (n_levels, n_parameters) float64
         Coordinates at the end, by level.
+    last_energy : (n_levels,) float64
+        Their energies.
     rejection : (n_levels - 1,) float64
         Rejection rates of the swaps; their sum is the communication barrier.
     acceptance : (n_levels, n_groups) float64
@@ -84,6 +89,7 @@ class Chain:
     samples: Array
     steps: Array
     last: Array
+    last_energy: Array
     rejection: Array
     acceptance: Array
     round_trips: int
@@ -125,35 +131,78 @@ class Job:
     def __init__(self, kernels: Any, task: Task, settings: Settings, seed: int, model: Model) -> None:
         self.kernels, self.task, self.settings, self.model = kernels, task, settings, model
         self.keys = [chain_key(seed, model.name, chain) for chain in range(settings.chains)]
-        self.ladder = first_ladder(kernels, task, self.keys)
+        self.round = 0
         self.chains: list[Chain] = []
+
+    def prepare(self) -> None:
+        """Find a first ladder."""
+        self.ladder = annealed(self.kernels, self.task, self.keys)
 
     @property
     def cost(self) -> int:
         """Roughly how long a sweep takes, for putting long jobs first."""
-        return self.ladder.betas.size * (1 + len(self.task.tables)) * self.task.x.size
+        return (1 + len(self.task.tables)) * self.task.x.size
 
-    def run(self, number: int, chain: int) -> Chain:
-        """Round `number` of one chain."""
-        length = self.settings.rounds[number]
-        last = number == len(self.settings.rounds) - 1
-        return run_round(self.kernels, self.task, self.ladder, chain, length, length // (8 if last else 2), number, self.keys[chain])
+    def run(self, chain: int, length: int, n_adapt: int) -> Chain:
+        """One round of one chain."""
+        ladder, key = self.ladder, self.keys[chain]
+        start = ladder.coordinates[chain]
+        return run_round(self.kernels, self.task, ladder.betas, ladder.steps, start, length, n_adapt, self.round, key)
 
-    def take(self, chains: list[Chain], tune: bool) -> None:
-        """Take in a round's results and, unless it was the last, tune the ladder by all chains together."""
+    def take(self, chains: list[Chain]) -> None:
+        """Take in what a round gave."""
         self.chains = chains
-        if tune:
-            self.ladder = tuned(self.ladder, chains)
+        self.round += 1
+
+    def tune(self) -> None:
+        """Tune the ladder by the last round of all chains together."""
+        self.ladder = tuned(self.ladder, self.chains)
+
+    def assess(self) -> None:
+        """Work out the evidence of the last round."""
+        self.evidence = evidence(self.ladder.betas, [chain.energies for chain in self.chains])
+
+    @property
+    def unsure(self) -> bool:
+        """Whether the evidence is less sure than wanted, or the chains have not been to and fro."""
+        return self.evidence.error > self.settings.error or sum(c.round_trips for c in self.chains) < len(self.chains)
 
 
-def run_jobs(jobs: Sequence[Job], settings: Settings, executor: Executor) -> None:
-    """Take all jobs through all rounds, (job, chain) side by side; results do not depend on how many threads there are."""
-    last = len(settings.rounds) - 1
-    for number in range(last + 1):
-        work = [(job, chain) for job in sorted(jobs, key=lambda job: -job.cost) for chain in range(settings.chains)]
-        results = list(executor.map(lambda entry: entry[0].run(number, entry[1]), work))  # noqa: B023
+def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, executor: Executor) -> None:
+    """Sample all models of some questions, (model, chain) side by side; the number of threads changes no result.
+
+    Each question is a list of models to choose from: rounds are run again, twice as long, only for those in question.
+    """
+    jobs = [job for question in questions for job in question]
+    list(executor.map(Job.prepare, sorted(jobs, key=lambda job: -job.cost)))
+    for length in (settings.sweeps // 8, settings.sweeps // 4):
+        _round(jobs, length, length // 2, executor)
         for job in jobs:
-            job.take([r for r, (owner, _) in zip(results, work, strict=True) if owner is job], number < last)
+            job.tune()
+    length, pending = settings.sweeps, jobs
+    while pending:
+        _round(pending, length, length // 8, executor)
+        list(executor.map(Job.assess, pending))
+        length *= 2
+        if length > settings.longest:
+            break
+        pending = [job for question in questions for job in _in_question(question) if job.unsure]
+        for job in pending:
+            job.tune()
+
+
+def _round(jobs: Sequence[Job], length: int, n_adapt: int, executor: Executor) -> None:
+    work = [(job, chain) for job in sorted(jobs, key=lambda job: -job.cost) for chain in range(job.settings.chains)]
+    results = list(executor.map(lambda entry: entry[0].run(entry[1], length, n_adapt), work))
+    for job in jobs:
+        job.take([r for r, (owner, _) in zip(results, work, strict=True) if owner is job])
+
+
+def _in_question(question: Sequence[Job]) -> list[Job]:
+    """Models whose evidence is not far below the best of the question."""
+    score = np.array([job.evidence.log_z - float(job.task.constant[0]) for job in question])
+    margin = IN_QUESTION + 5.0 * np.array([job.evidence.error for job in question])
+    return [job for job, s, m in zip(question, score, margin, strict=True) if s > score.max() - m]
 
 
 def chain_key(seed: int, model: str, chain: int) -> npt.NDArray[np.uint64]:
@@ -163,10 +212,10 @@ def chain_key(seed: int, model: str, chain: int) -> npt.NDArray[np.uint64]:
 
 
 def run_round(
-    kernels: Any, task: Task, ladder: Ladder, chain: int, n_sweeps: int, n_adapt: int, number: int, key: Any
+    kernels: Any, task: Task, betas: Array, steps: Array, z: Array, n_sweeps: int, n_adapt: int, number: int, key: Any
 ) -> Chain:
     """`n_sweeps` sweeps of one chain, the first `n_adapt` of them for adapting the steps and not kept."""
-    z, betas, steps = ladder.coordinates[chain], ladder.betas, ladder.steps.copy()
+    steps = steps.copy()
     n_levels, n_parameters = z.shape
     scratch = new_scratch(task, n_levels * max(n_parameters, 1))
     state = new_state(task, z)
@@ -179,8 +228,9 @@ def run_round(
     )  # fmt: skip
     n = n_sweeps - n_adapt
     return Chain(
-        energies[n_adapt:], samples[n_adapt:], steps, state.z[order], rejected / (0.5 * n), accepted / n, int(trips[:, 1].sum()), drift
-    )
+        energies[n_adapt:], samples[n_adapt:], steps, state.z[order], state.energy[order],
+        rejected / max(0.5 * n, 1.0), accepted / max(n, 1), int(trips[:, 1].sum()), float(drift),
+    )  # fmt: skip
 
 
 def group_sizes(task: Task) -> Array:
@@ -188,19 +238,69 @@ def group_sizes(task: Task) -> Array:
     return np.bincount(task.step_group, minlength=1).astype(np.float64)
 
 
-def first_ladder(kernels: Any, task: Task, keys: Sequence[npt.NDArray[np.uint64]]) -> Ladder:
-    """Temperatures from the spread of energies under the prior, and draws from the prior to begin with."""
+def annealed(kernels: Any, task: Task, keys: Sequence[npt.NDArray[np.uint64]]) -> Ladder:
+    """A first ladder near equilibrium: particles drawn from the prior are cooled step by step, reweighted and resampled.
+
+    Sequential Monte Carlo (Del Moral, Doucet and Jasra, JRSS B 68, 411 (2006)), each chain with particles of its own;
+    all chains share the temperatures. The ladder takes one particle a level from the nearest temperature.
+    """
     generators = [np.random.Generator(np.random.Philox(key=[int(key[0]), int(key[1])])) for key in keys]
-    n_parameters = len(task.tables)
-    draws = new_state(task, generators[0].standard_normal((PRIOR_DRAWS, n_parameters)))
-    scratch = new_scratch(task, 1)
-    for p in range(PRIOR_DRAWS):
-        kernels.rebuild(task, draws, p, scratch)
-    low, high = np.quantile(draws.energy, (0.25, 0.75))
-    lowest = 1.0 / max(float(high - low), 10.0)
-    betas = np.concatenate([[0.0], np.geomspace(lowest, 1.0, START_LEVELS - 1)])
-    coordinates = tuple(g.standard_normal((START_LEVELS, n_parameters)) for g in generators)
-    return Ladder(betas, np.full((START_LEVELS, group_sizes(task).size), 0.5), coordinates)
+    clouds = [g.standard_normal((PARTICLES, len(task.tables))) for g in generators]
+    beta, log_steps = 0.0, np.zeros(group_sizes(task).size)
+    betas, barriers, all_steps, history = [], [], [], []
+    while True:
+        rounds = [
+            run_round(kernels, task, np.full(PARTICLES, beta), np.exp(np.tile(log_steps, (PARTICLES, 1))), z, COOLING, COOLING, len(betas) + 100, key)
+            for z, key in zip(clouds, keys, strict=True)
+        ]
+        clouds = [chain.last for chain in rounds]
+        log_steps = np.mean([np.log(chain.steps) for chain in rounds], axis=(0, 1))
+        energies = np.stack([chain.last_energy for chain in rounds])
+        betas.append(beta)
+        barriers.append(local_barrier(energies.reshape(-1, 1))[0])
+        all_steps.append(log_steps)
+        history.append(clouds)
+        if beta == 1.0:
+            break
+        beta = next_beta(beta, energies.ravel())
+        clouds = [
+            z[resampled((betas[-1] - beta) * e, g)] for z, e, g in zip(clouds, energies, generators, strict=True)
+        ]
+    old = np.array(betas)
+    new = respaced(old, np.array(barriers))
+    at = _nearest(new, old)
+    steps = np.exp(np.stack(all_steps))[at]
+    coordinates = tuple(
+        np.stack([history[i][c][g.integers(PARTICLES)] for i in at]) for c, g in enumerate(generators)
+    )
+    return Ladder(new, steps, coordinates)
+
+
+def next_beta(beta: float, energies: Array) -> float:
+    """The largest inverse temperature at which half of the particles still count."""
+    if _effective(beta - 1.0, energies) > 0.5:
+        return 1.0
+    low, high = 0.0, 1.0 - beta
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if _effective(-middle, energies) > 0.5 else (low, middle)
+        if high - low < 1e-3 * low:
+            break
+    return min(1.0, beta + high)
+
+
+def _effective(change: float, energies: Array) -> float:
+    """Effective fraction of particles that are reweighted by exp(change * energy)."""
+    weights = np.exp(change * (energies - energies.min()))
+    return float(weights.sum() ** 2 / np.sum(weights**2) / weights.size)
+
+
+def resampled(log_weights: Array, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Systematic resampling: indices of the particles that go on."""
+    weights = np.exp(log_weights - log_weights.max())
+    edges = np.cumsum(weights / weights.sum())
+    points = (rng.random() + np.arange(weights.size)) / weights.size
+    return np.minimum(np.searchsorted(edges, points), weights.size - 1)
 
 
 def tuned(ladder: Ladder, chains: Sequence[Chain]) -> Ladder:
@@ -208,7 +308,7 @@ def tuned(ladder: Ladder, chains: Sequence[Chain]) -> Ladder:
     old = ladder.betas
     betas = respaced(old, local_barrier(np.concatenate([chain.energies for chain in chains])))
     log_steps = np.mean([np.log(chain.steps) for chain in chains], axis=0)
-    at = np.rint(_between(betas, old, np.arange(old.size))).astype(np.intp)
+    at = _nearest(betas, old)
     steps = np.stack([np.exp(_between(betas, old, column)) for column in log_steps.T], axis=1)
     return Ladder(betas, steps, tuple(chain.last[at] for chain in chains))
 
@@ -238,6 +338,10 @@ def respaced(betas: Array, barrier: Array) -> Array:
     new = np.where(even < total[1], betas[1] * even / total[1], np.exp(np.interp(even, total[1:], np.log(betas[1:]))))
     new[0], new[-1] = 0.0, 1.0
     return new
+
+
+def _nearest(betas: Array, old: Array) -> npt.NDArray[np.intp]:
+    return np.rint(_between(betas, old, np.arange(old.size, dtype=np.float64))).astype(np.intp)
 
 
 def _between(betas: Array, old: Array, values: Array) -> Array:

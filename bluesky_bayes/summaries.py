@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from bluesky_bayes.dataset import Array, Dataset
-from bluesky_bayes.evidence import evidence
 from bluesky_bayes.kernels.task import POISSON, Task, new_scratch, new_state
 from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Gaussian, Noise
@@ -27,7 +26,7 @@ PRESSED = 0.1
 def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bool, seed: int) -> Posterior:
     """Everything that the last round of a job says about its model."""
     model = job.model
-    log_z, error, gap = evidence(job.ladder.betas, [chain.energies for chain in job.chains])
+    log_z, error, gap = job.evidence
     z = ordered(np.stack([thinned(chain.samples, MOST_DRAWS) for chain in job.chains]), model)
     draws = {name: at_quantile(table, z[..., j]) for j, (name, table) in enumerate(zip(model.parameters, job.task.tables, strict=True))}
     fit, p_fit = fit_of(job, z, data, noise, block, seed)

@@ -15,6 +15,7 @@ GAUSSIAN = 0
 CHUNK = 4096
 REFRESH = 256
 TARGET = 0.44
+WIDE, WIDE_EVERY = 10.0, 4
 IMPOSSIBLE = 1e300
 FAR = 1e8 if SINGLE else 1e20
 TINY = 1e-30
@@ -257,11 +258,11 @@ def commit(task, state, p, j, z, value, energy, scratch):
 
 
 @jit
-def sweep_replica(task, state, p, beta, steps, level, accepted, draw, scratch):
-    """One move of every parameter of replica `p` at inverse temperature `beta`."""
+def sweep_replica(task, state, p, beta, steps, level, accepted, draw, sweep, scratch):
+    """One move of every parameter of replica `p` at inverse temperature `beta`; every fourth step is ten times as wide."""
     for j in range(state.z.shape[1]):
         g = task.step_group[j]
-        s = steps[level, g]
+        s = min(1.0, steps[level, g] * (WIDE if (sweep + j) % WIDE_EVERY == 0 else 1.0))
         z = np.sqrt(1.0 - s * s) * state.z[p, j] + s * scratch.normals[draw + j]
         value = quantile(task, j, z)
         energy = propose(task, state, p, j, value, scratch)
@@ -314,7 +315,7 @@ def run_ladder(
         for level in range(n_levels):
             for g in range(group_size.size):
                 hits[g] = 0.0
-            sweep_replica(task, state, order[level], betas[level], steps, level, hits, level * n_parameters, scratch)
+            sweep_replica(task, state, order[level], betas[level], steps, level, hits, level * n_parameters, t, scratch)
             for g in range(group_size.size):
                 rate = hits[g] / group_size[g]
                 if t < n_adapt:
