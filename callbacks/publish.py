@@ -69,10 +69,10 @@ def opener(target: Any) -> Callable[[], Write]:
         return lambda: TiledWriter(target, max_array_size=0)
     if hasattr(target, "insert"):
         return lambda: target.insert
-    if callable(target):
-        return lambda: target
     if hasattr(target, "v1"):
         return lambda: target.v1.insert
+    if callable(target):
+        return lambda: target
     raise TypeError(
         "publish must be a Tiled container client (client['processed']), a databroker Broker or a callable "
         f"(name, document); got {type(target).__name__}"

@@ -166,7 +166,7 @@ def _is_scalar(data_key: Mapping[str, Any]) -> bool:
 def _number(value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return np.nan
 
 

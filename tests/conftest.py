@@ -29,6 +29,15 @@ def repository() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session")
+def data_folder(repository: Path) -> Path:
+    """Public data, which are no part of the project."""
+    folder = repository.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no public data beside the repository: ../shared/data is absent")
+    return folder
+
+
 @pytest.fixture
 def make_selection() -> Callable[..., Selection]:
     """Selections written by hand, in no time: 0 peaks, 1 peak ... with the log evidences given."""

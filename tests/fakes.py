@@ -1,5 +1,6 @@
 """Analyses that cost nothing, and documents of runs that never were; importable in a worker process."""
 
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -131,3 +132,13 @@ def _documents(
         for a, b in zip(x, y, strict=True):
             yield "event", descriptor.compose_event(data={"motor": a, "det": b}, timestamps=stamps)
     yield "stop", run.compose_stop(exit_status=exit_status)
+
+
+def recorded(folder: Path, name: str) -> list[tuple[str, Any]]:
+    """Read documents that simulated devices gave."""
+    text = (folder / "recorded_documents" / f"{name}.json").read_text(encoding="utf-8")
+    return [(kind, doc) for kind, doc in json.loads(text, object_hook=_as_array)]
+
+
+def _as_array(value: dict[str, Any]) -> Any:
+    return np.array(value["__ndarray__"]) if "__ndarray__" in value else value

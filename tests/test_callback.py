@@ -143,6 +143,19 @@ def test_documents_of_a_run_that_began_unheard_are_left_alone(
     assert not caught.records
 
 
+def test_each_form_of_document_is_answered_or_said_to_hold_nothing(
+    bayes: BayesCallback, data_folder: Path, caught: pytest.LogCaptureFixture
+) -> None:
+    uids = []
+    for path in sorted((data_folder / "recorded_documents").glob("*.json")):
+        documents = fakes.recorded(data_folder, path.stem)
+        hear(bayes, documents)
+        uids += [doc["uid"] for name, doc in documents if name == "start"]
+    outcomes = {type(bayes.future(uid).exception(SECONDS)) for uid in uids}
+    assert outcomes == {type(None), NothingToAnalyseError}
+    assert all(record.levelno == logging.INFO for record in caught.records)
+
+
 def test_a_run_with_nothing_to_analyse_says_why_and_publishes_nothing(bayes: BayesCallback, written: Written) -> None:
     uid = hear(bayes, fakes.scan_documents(hints={"dimensions": [[["time"], "primary"]]}))
     with pytest.raises(NothingToAnalyseError, match="nothing was scanned"):

@@ -1,5 +1,6 @@
 """Answers become runs that catalogues can search and read back."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from event_model import DocumentNames, schema_validators
 from bluesky_bayes import Dataset, Selection
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.callbacks import bayes as module
+from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.publish import Publisher
 from bluesky_bayes.documents import failure_documents, selection_documents
 from bluesky_bayes.families import peaks
@@ -157,6 +159,22 @@ def test_an_answer_that_cannot_be_written_is_still_there(no_compiling: None, cap
             bayes.published(uid, SECONDS)
         assert "could not be written: ConnectionError: the server is down" in bayes.status()
     assert "could not be written" in caplog.text
+
+
+def test_a_server_that_hangs_holds_up_neither_answers_nor_closing(no_compiling: None) -> None:
+    released = threading.Event()
+    uids = []
+    bayes = BayesCallback(fakes.Quick(), publish=lambda name, doc: released.wait(SECONDS))
+    for documents in (fakes.scan_documents(), fakes.scan_documents()):
+        for name, doc in documents:
+            bayes(name, doc)
+        uids.append(documents[0][1]["uid"])
+    assert all(bayes.result(uid, SECONDS) for uid in uids)
+    bayes.close(timeout=0.2)
+    for uid in uids:
+        with pytest.raises(NotDoneError, match="given up: not finished"):
+            bayes.published(uid, SECONDS)
+    released.set()
 
 
 @pytest.fixture(scope="module")

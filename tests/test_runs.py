@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import fakes
-import numpy as np
 import pytest
 
 from bluesky_bayes import Analysis, Poisson
@@ -18,23 +17,6 @@ ANALYSIS = Analysis(fakes.CANDIDATES)
 
 def analysis(**options: Any) -> Analysis:
     return Analysis(fakes.CANDIDATES, **options)
-
-
-@pytest.fixture(scope="module")
-def data_folder(repository: Path) -> Path:
-    folder = repository.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("no public data beside the repository: ../shared/data is absent")
-    return folder
-
-
-def recorded(folder: Path, name: str) -> list[tuple[str, dict[str, Any]]]:
-    text = (folder / "recorded_documents" / f"{name}.json").read_text(encoding="utf-8")
-    return [(name, doc) for name, doc in json.loads(text, object_hook=as_array)]
-
-
-def as_array(value: dict[str, Any]) -> Any:
-    return np.array(value["__ndarray__"]) if "__ndarray__" in value else value
 
 
 @pytest.mark.parametrize("page", [False, True], ids=["events", "a page"])
@@ -191,7 +173,7 @@ RECORDED = {
 @pytest.mark.parametrize(("name", "sentence"), RECORDED.items())
 def test_each_form_of_document_that_hints_at_no_curve_says_why(data_folder: Path, name: str, sentence: str) -> None:
     with pytest.raises(NothingToAnalyseError, match=sentence):
-        dataset_of(collect(recorded(data_folder, name)), ANALYSIS)
+        dataset_of(collect(fakes.recorded(data_folder, name)), ANALYSIS)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +188,7 @@ def test_each_form_of_document_that_hints_at_no_curve_says_why(data_folder: Path
 def test_each_form_of_document_with_a_curve_gives_it(
     data_folder: Path, name: str, options: dict[str, str], n: int
 ) -> None:
-    assert dataset_of(collect(recorded(data_folder, name)), analysis(**options)).n == n
+    assert dataset_of(collect(fakes.recorded(data_folder, name)), analysis(**options)).n == n
 
 
 @pytest.mark.parametrize(
@@ -220,7 +202,7 @@ def test_a_field_that_is_not_one_number_an_event_says_what_it_is(
     data_folder: Path, name: str, y: str, sentence: str
 ) -> None:
     with pytest.raises(NothingToAnalyseError, match=sentence):
-        dataset_of(collect(recorded(data_folder, name)), analysis(y=y))
+        dataset_of(collect(fakes.recorded(data_folder, name)), analysis(y=y))
 
 
 def beamline_run(folder: Path, scan: str) -> Path:
