@@ -1,0 +1,61 @@
+"""Draw the pictures and write the printed answers of README.md and docs/: `python docs/make_pictures.py`."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from scipy import stats
+
+from bluesky_bayes import Dataset, Gaussian, Selection, select
+from bluesky_bayes.dataset import Origin
+from bluesky_bayes.families import peaks
+from bluesky_bayes.simulated import three_peaks
+
+STATIC = Path(__file__).parent / "_static"
+
+
+def three_peaks_answer() -> Selection:
+    """Nagata, Sugita and Okada, Neural Networks 28, 82 (2012): their spectrum, noise and priors."""
+    x = np.linspace(0, 3, 301)
+    y = three_peaks(x) + 0.1 * np.random.RandomState(0).standard_normal(301)
+    priors = {
+        "amplitude": stats.gamma(5, scale=1 / 5),
+        "center": stats.norm(1.5, np.sqrt(1 / 5)),
+        "precision": stats.gamma(5, scale=1 / 0.04),
+    }
+    candidates = peaks("gaussian", range(1, 6), background=None, width="precision", priors=priors)
+    data = Dataset(x, y, origin=Origin(x="energy", y="intensity"), units={"x": "eV", "y": "arb. units"})
+    return select(data, candidates, noise=Gaussian(0.1), seed=0)
+
+
+def rocking_curve_answer() -> Selection:
+    """Answer the worked example of docs/peaks.md."""
+    x = np.linspace(20.0, 21.0, 101)
+    rate = 60 - 20 * (x - 20.5)
+    for height, center in ((900, 20.44), (350, 20.60)):
+        q = (2 * (x - center) / 0.12) ** 2
+        rate += height * (0.4 / (1 + q) + 0.6 * np.exp(-np.log(2) * q))
+    y = np.random.default_rng(1).poisson(rate)
+    candidates = peaks(
+        "pseudo-voigt",
+        counts=range(1, 4),
+        background="linear",
+        priors={"amplitude": stats.uniform(200, 1300), "fwhm": stats.uniform(0.05, 0.25)},
+    )
+    data = Dataset(x, y, counts=True, origin=Origin(x="theta", y="det"), units={"x": "deg", "y": "counts"})
+    return select(data, candidates, seed=0)
+
+
+def write(selection: Selection, name: str) -> None:
+    """Put the picture and the printed answer into docs/_static."""
+    selection.plot().savefig(STATIC / f"{name}.png", dpi=110)
+    with open(STATIC / f"{name}.txt", "w", encoding="utf-8") as file:
+        Console(file=file, width=100).print(selection.summary())
+    text = (STATIC / f"{name}.txt").read_text(encoding="utf-8")
+    (STATIC / f"{name}.txt").write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    STATIC.mkdir(exist_ok=True)
+    write(three_peaks_answer(), "answer")
+    write(rocking_curve_answer(), "rocking-curve")
