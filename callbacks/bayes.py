@@ -39,8 +39,8 @@ class BayesCallback:
     and nothing that goes wrong there or here reaches the RunEngine. The same object may hear a live RunEngine, a
     remote dispatcher or old runs: ``for name, doc in run.documents(): bayes(name, doc)``.
 
-    Runs that carry ``original_run_uid`` are results of an analysis and left alone. A run that was answered, or is
-    being analysed, is not analysed again when it is repeated. The last `MOST_KEPT` runs are remembered.
+    Runs that carry ``original_run_uid`` are results of an analysis and left alone. A run that is repeated is not
+    analysed again unless something failed the first time. The last `MOST_KEPT` runs are remembered.
 
     Parameters
     ----------
@@ -201,9 +201,11 @@ class BayesCallback:
         self._open[uid]("start", dict(start))
 
     def _is_answered(self, uid: str) -> bool:
-        """Tell whether a run has an answer or is being analysed; one that failed may be tried again."""
-        run = self._runs.get(uid)
-        return run is not None and not (run.result.done() and run.result.exception())
+        """Tell whether a run has an answer or is being analysed; what failed may be tried again."""
+        if uid not in self._runs:
+            return False
+        promises = (self._runs[uid].result, self._runs[uid].published)
+        return not any(promise.done() and promise.exception() for promise in promises)
 
     def _make_room(self) -> None:
         """Forget the oldest runs beyond those that are kept."""

@@ -357,6 +357,7 @@ def test_closing_waits_for_work_that_finishes_in_time() -> None:
 def test_analyses_beyond_what_may_wait_are_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bluesky_bayes.callbacks.worker.MOST_WAITING", 1)
     with BayesCallback(fakes.Slow(seconds=0.5)) as callback:
+        callback._worker._warm.result(SECONDS)
         uids = [hear(callback, fakes.scan_documents()) for _ in range(3)]
         with pytest.raises(NotDoneError, match="refused: 1 analyses wait already"):
             callback.result(uids[-1], SECONDS)

@@ -145,7 +145,9 @@ def no_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "prepare", fakes.unprepared)
 
 
-def test_an_answer_that_cannot_be_written_is_still_there(no_compiling: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_that_cannot_be_written_is_still_there_and_may_be_tried_again(
+    no_compiling: None, caplog: pytest.LogCaptureFixture
+) -> None:
     def down(name: str, doc: dict[str, Any]) -> None:
         raise ConnectionError("the server is down")
 
@@ -158,7 +160,11 @@ def test_an_answer_that_cannot_be_written_is_still_there(no_compiling: None, cap
         with pytest.raises(ConnectionError, match="the server is down"):
             bayes.published(uid, SECONDS)
         assert "could not be written: ConnectionError: the server is down" in bayes.status()
-    assert "could not be written" in caplog.text
+        for name, doc in documents:
+            bayes(name, doc)
+        with pytest.raises(ConnectionError):
+            bayes.published(uid, SECONDS)
+    assert caplog.text.count("could not be written") == 2
 
 
 def test_a_server_that_hangs_holds_up_neither_answers_nor_closing(no_compiling: None) -> None:
