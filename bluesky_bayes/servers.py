@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 RAW, PROCESSED = "raw", "processed"
@@ -12,6 +12,8 @@ RAW, PROCESSED = "raw", "processed"
 @contextmanager
 def embedded_tiled() -> Iterator[Any]:
     """Run a Tiled server in a temporary folder, with catalogues ``raw`` and ``processed``.
+
+    One at a time in a process: a second one would invalidate the first one's key.
 
     Yields
     ------
@@ -33,12 +35,10 @@ def embedded_tiled() -> Iterator[Any]:
     # Left without closing it, the server's thread would keep the interpreter alive for ever.
     with SimpleTiledServer() as server:
         client = from_uri(server.uri)
-        try:
+        with closing(client.context):
             for key in (RAW, PROCESSED):
                 catalogue_of_runs(client, key)
             yield client
-        finally:
-            client.context.close()
 
 
 def catalogue_of_runs(client: Any, key: str) -> Any:
