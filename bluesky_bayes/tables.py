@@ -54,8 +54,13 @@ def with_error(value: float, error: float) -> str:
     --------
     >>> with_error(1.20963, 0.0158)
     '1.210 ± 0.016'
+
+    What is exact stands alone:
+
+    >>> with_error(-2.5, 0.0)
+    '-2.5'
     """
-    return f"{rounded(value, error)} ± {rounded(error, error)}"
+    return f"{value:.6g}" if error == 0 else f"{rounded(value, error)} ± {rounded(error, error)}"
 
 
 def probability(p: float, error: float) -> str:

@@ -29,7 +29,7 @@ def test_rounding_moves_a_value_by_a_twentieth_of_its_error_at_most(value: float
     ("value", "error", "text"),
     [
         (-172.2512, 0.0213, "-172.251 ± 0.021"),
-        (2.0, 0.0, "2 ± 0"),
+        (2.0, 0.0, "2"),
         (0.0, float("nan"), "0 ± nan"),
         (-1.5e8, 2.0e6, "-1.500e+08 ± 2.0e+06"),
     ],
