@@ -131,14 +131,14 @@ def warmup() -> None:
     with plain_errors():
         from rich.console import Console
 
+        from bluesky_bayes.callbacks.bayes import prepare
         from bluesky_bayes.families import peaks
-        from bluesky_bayes.inference import warm_up
         from bluesky_bayes.shapes import PEAKS
 
         console = Console()
         for shape in PEAKS:
             with console.status(f"compiling {shape}"):
-                warm_up(peaks(shape))
+                prepare(peaks(shape))
             console.print(f"{shape}: ready")
 
 

@@ -225,9 +225,9 @@ def test_what_is_not_installed_is_named(quick: None, scan_file: Path, monkeypatc
     assert "is not installed; pip install 'bluesky-bayes[demo]' brings it" in words(result.stderr)
 
 
-def test_warming_up_compiles_every_built_in_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warming_up_prepares_what_the_worker_needs_for_every_built_in_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[tuple[str, ...]] = []
-    monkeypatch.setattr("bluesky_bayes.inference.warm_up", lambda candidates: compiled.append(candidates.names))
+    monkeypatch.setattr(module, "prepare", lambda candidates: compiled.append(candidates.names))
     result = run("warmup")
     assert result.stdout.splitlines() == ["gaussian: ready", "lorentzian: ready", "pseudo-voigt: ready"]
     assert len(compiled) == 3
