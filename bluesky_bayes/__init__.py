@@ -1,7 +1,7 @@
-"""Which model do these data support, with which parameters, and is it enough to decide?
+"""Live Bayesian model selection for Bluesky.
 
-Live Bayesian model selection for Bluesky: data sets, models, noise, and the answer. What hears documents is in
-`bluesky_bayes.callbacks`, what plans use in `bluesky_bayes.plans`.
+Which model do these data support, with which parameters, and is it enough to decide? Here are data sets, models,
+noise and the answer; what hears documents is in `bluesky_bayes.callbacks`, what plans use in `bluesky_bayes.plans`.
 """
 
 from bluesky_bayes.analysis import Analysis

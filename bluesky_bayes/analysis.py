@@ -89,9 +89,13 @@ class Analysis:
         """
         unknown = sorted(set(table) - {"data", "candidates", "sampling", "noise"})
         if unknown:
-            raise ValueError(f"recipe has an unknown part [{unknown[0]}]; it may have data, candidates, noise and sampling")
+            raise ValueError(
+                f"recipe has an unknown part [{unknown[0]}]; it may have data, candidates, noise and sampling"
+            )
         if "candidates" not in table:
-            raise ValueError("recipe has no [candidates]; for example family = 'peaks', shape = 'gaussian', counts = [0, 1, 2]")
+            raise ValueError(
+                "recipe has no [candidates]; for example family = 'peaks', shape = 'gaussian', counts = [0, 1, 2]"
+            )
         data, sampling = dict(table.get("data", {})), dict(table.get("sampling", {}))
         _check_keys("data", data, ("x", "y", "stream", "sigma", "exposure", "subtract"))
         _check_keys("sampling", sampling, ("seed", "sweeps", "error", "longest", "chains"))

@@ -43,7 +43,9 @@ class Candidates:
             raise ValueError(f"candidates must be one or more models with names of their own; got {names}")
         weights = np.asarray(self.probabilities or [1.0] * len(models), dtype=np.float64)
         if weights.size != len(models) or not np.all(np.isfinite(weights) & (weights > 0)):
-            raise ValueError(f"prior probabilities must be {len(models)} positive numbers; got {list(self.probabilities)}")
+            raise ValueError(
+                f"prior probabilities must be {len(models)} positive numbers; got {list(self.probabilities)}"
+            )
         object.__setattr__(self, "models", models)
         object.__setattr__(self, "probabilities", tuple(float(w) for w in weights / weights.sum()))
 
@@ -106,7 +108,9 @@ def family(
     accepted |= {slot.parameter for term in background_terms for slot in term.slots if slot.parameter}
     unknown = sorted(set(given) - accepted)
     if unknown:
-        raise ValueError(f"priors name {unknown[0]!r}, which no model here has; they may name {', '.join(sorted(accepted))}")
+        raise ValueError(
+            f"priors name {unknown[0]!r}, which no model here has; they may name {', '.join(sorted(accepted))}"
+        )
     models = []
     for k in counts:
         terms = [_numbered(component, noun, i + 1) for i in range(k)] + background_terms
@@ -154,10 +158,7 @@ def _background(background: str | int | None) -> list[Term]:
     degree = DEGREES.get(background, -1) if isinstance(background, str) else int(background)
     if not 0 <= degree <= MOST_DEGREE:
         raise ValueError(
-            f"background must be None, 'constant', {', '.join(map(repr, DEGREES))} or a degree from 0 to {MOST_DEGREE}; "
+            f"background must be None, 'constant', {', '.join(map(repr, DEGREES))} or a degree up to {MOST_DEGREE}; "
             f"got {background!r}"
         )
-    return [
-        Term(f"c{n}", monomial, (Slot(f"c{n}"), MIDDLE, Slot(None, offset=float(n))))
-        for n in range(degree + 1)
-    ]
+    return [Term(f"c{n}", monomial, (Slot(f"c{n}"), MIDDLE, Slot(None, offset=float(n)))) for n in range(degree + 1)]

@@ -109,7 +109,9 @@ def _capture(function: Callable[..., Any], sources: dict[str, str], constants: d
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"cannot read the source of {function.__name__!r}: define it in a file or in IPython") from error
+        raise ValueError(
+            f"cannot read the source of {function.__name__!r}: define it in a file or in IPython"
+        ) from error
     definition = tree.body[0]
     if not isinstance(definition, ast.FunctionDef):
         raise TypeError(f"a component must be written with def; got {function!r}")

@@ -182,7 +182,9 @@ def _check_points(x: Array, y: Array, x_name: str, y_name: str) -> None:
     for values, name in ((x, f"x ({x_name})"), (y, f"y ({y_name})")):
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
-            raise ValueError(f"{name} is {values[bad[0]]} at point {bad[0]} ({bad.size} such points); mask these points")
+            raise ValueError(
+                f"{name} is {values[bad[0]]} at point {bad[0]} ({bad.size} such points); mask these points"
+            )
     if x.size < FEWEST_POINTS:
         raise ValueError(f"y ({y_name}) against x ({x_name}) is a single point; a model needs at least {FEWEST_POINTS}")
     if np.ptp(x) == 0:
@@ -194,7 +196,9 @@ def _check_positive(values: Array | None, name: str, cure: str) -> None:
         return
     bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
     if bad.size:
-        raise ValueError(f"{name} is {values[bad[0]]:g} at point {bad[0]} ({bad.size} such points), it must be positive; {cure}")
+        raise ValueError(
+            f"{name} is {values[bad[0]]:g} at point {bad[0]} ({bad.size} such points), it must be positive; {cure}"
+        )
 
 
 def _order(x: Array, x_name: str) -> tuple[npt.NDArray[np.intp], tuple[str, ...]]:

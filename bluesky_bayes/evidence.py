@@ -20,7 +20,7 @@ THIN = 8
 
 
 class Evidence(NamedTuple):
-    """log evidence less the task's constant.
+    """Log evidence less the task's constant.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Evidence(NamedTuple):
 
 
 def evidence(betas: Array, energies: Sequence[Array]) -> Evidence:
-    """log Z by Bennett's ratio between neighbours, all chains together, with its standard error.
+    """Log Z by Bennett's ratio between neighbours, all chains together, with its standard error.
 
     The error comes from the influence of every sweep on log Z, averaged over batches of each chain about the mean of
     all chains: correlations in time, between temperatures and differences between chains all count (replicated batch
@@ -68,8 +68,9 @@ def replicated_variance(influence: Array) -> float:
 def _batch_variance(influence: Array, n_batches: int) -> float:
     n_chains, n = influence.shape
     length = n // n_batches
-    means = influence[:, : length * n_batches].reshape(n_chains * n_batches, length).mean(axis=1)
-    return float(np.var(means, ddof=1)) / means.size
+    means: Array = influence[:, : length * n_batches].reshape(n_chains * n_batches, length).mean(axis=1)
+    variance: Array = np.var(means, axis=0, ddof=1)
+    return float(variance) / means.size
 
 
 def _log_mean_exp(values: Array) -> Array:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -36,7 +35,7 @@ def select(
     device: str = "auto",
     threads: int | None = None,
 ) -> Selection:
-    """Which of the candidates do the data support, and with which parameters?
+    """Tell which of the candidates the data support, and with which parameters.
 
     Parameters
     ----------
@@ -78,8 +77,10 @@ def select(
     >>> selection.decisive(0.9)
     True
     """
-    options = {"seed": seed, "settings": settings, "sampler": sampler, "device": device, "threads": threads}
-    return select_many([data], candidates, noise, **options)[0]
+    (selection,) = select_many(
+        [data], candidates, noise, seed=seed, settings=settings, sampler=sampler, device=device, threads=threads
+    )
+    return selection
 
 
 def select_many(
@@ -110,16 +111,10 @@ def select_many(
 
 
 def warm_up(candidates: Candidates) -> None:
-    """Compile the kernels that these candidates need, or load them from the cache.
-
-    Runs one short selection for each precision, with known, unknown and counting noise left to the same kernels.
-    """
+    """Compile the kernels that these candidates need, or load them from the cache, by asking a tiny question."""
     x = np.linspace(0.0, 1.0, 16)
-    single = kernels_for([shape_source(c) for c in component_set(candidates.models)], True)
-    model = candidates.resolved(Dataset(x, x), Gaussian(1.0)).models[-1]
-    components = component_set(candidates.models)
-    task = make_task(blocks_of([Dataset(x, x)], [Gaussian(1.0)], [model]), model, components, True)
-    job = Job(single, task, Settings(sweeps=200, chains=2), 0, model)
+    question = _Question.of(Dataset(x, x), candidates, Gaussian(1.0))
+    job = question.jobs(Settings(sweeps=200, chains=2), 0)[-1]
     job.prepare()
 
 
@@ -154,7 +149,7 @@ def _answer(
     jobs = [question.jobs(settings, seed) for question in questions]
     run_jobs(jobs, settings, executor)
     work = [(question, job) for question, some in zip(questions, jobs, strict=True) for job in some]
-    posteriors = list(executor.map(lambda entry: _posterior(*entry, seed), work))
+    posteriors = list(executor.map(lambda entry: _posterior(entry[0], entry[1], seed), work))
     elapsed = (time.perf_counter() - start) / len(questions)
     for i, question in enumerate(questions):
         n = len(question.candidates.models)

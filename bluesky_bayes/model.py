@@ -85,7 +85,9 @@ class Model:
         """Check that slots and priors fit together."""
         for term in self.terms:
             if len(term.slots) != len(term.component.parameters):
-                raise ValueError(f"term {term.label!r} of model {self.name!r} needs {len(term.component.parameters)} slots")
+                raise ValueError(
+                    f"term {term.label!r} of model {self.name!r} needs {len(term.component.parameters)} slots"
+                )
         named = {slot.parameter for term in self.terms for slot in term.slots if slot.parameter is not None}
         missing = sorted(named - set(self.priors))
         unused = sorted(set(self.priors) - named - {SIGMA})
@@ -118,7 +120,10 @@ class Model:
 
     def describe_priors(self) -> dict[str, str]:
         """Every prior in words, by parameter; exchangeable components together."""
-        return {name: describe(prior) if prior is not None else "from the data's range" for name, prior in self.priors.items()}
+        return {
+            name: describe(prior) if prior is not None else "from the data's range"
+            for name, prior in self.priors.items()
+        }
 
     @property
     def digest(self) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from bluesky_bayes.dataset import Array, Dataset, check_counts
-
-if TYPE_CHECKING:
-    from bluesky_bayes.priors import Prior
+from bluesky_bayes.priors import Prior
 
 SIGMA = "noise_sigma"
 """Name of the parameter that holds an unknown noise's standard deviation."""
@@ -115,4 +113,6 @@ def noise_for(data: Dataset, noise: Noise | None) -> Noise:
 
 def _check_length(values: Any, data: Dataset, name: str) -> None:
     if np.ndim(values) and np.size(values) != data.n:
-        raise ValueError(f"{name} of the noise has {np.size(values)} values for {data.n} points of y ({data.origin.y!r})")
+        raise ValueError(
+            f"{name} of the noise has {np.size(values)} values for {data.n} points of y ({data.origin.y!r})"
+        )

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from scipy.stats._distn_infrastructure import rv_continuous_frozen as Prior
-else:
-    Prior = Any
+from bluesky_bayes.dataset import Array
 
 Z_MAX = 8.0
 N_QUANTILES = 2049
+
+
+class Prior(Protocol):
+    """A frozen continuous distribution of scipy.stats, such as ``scipy.stats.uniform(0, 5)``."""
+
+    dist: Any
+    args: tuple[Any, ...]
+    kwds: dict[str, Any]
+
+    def ppf(self, q: Any, /) -> Any:
+        """Quantiles of lower probabilities."""
+
+    def isf(self, q: Any, /) -> Any:
+        """Quantiles of upper probabilities."""
+
+    def support(self) -> tuple[Any, Any]:
+        """Edges."""
 
 
 def check_prior(name: str, prior: Any) -> Prior:
@@ -26,19 +40,20 @@ def check_prior(name: str, prior: Any) -> Prior:
     ValueError
         When it has no support (a scale of zero or less, bounds the wrong way round).
     """
-    if not (hasattr(prior, "ppf") and hasattr(prior, "isf") and hasattr(prior, "dist") and hasattr(prior, "logpdf")):
+    if not (hasattr(prior, "ppf") and hasattr(prior, "isf") and hasattr(prior, "dist")):
         raise TypeError(
-            f"prior of {name!r} must be a frozen continuous distribution such as scipy.stats.uniform(0, 5); got {prior!r}"
+            f"prior of {name!r} must be a frozen distribution such as scipy.stats.uniform(0, 5); got {prior!r}"
         )
     quantiles = np.asarray(prior.ppf([0.01, 0.5, 0.99]), dtype=np.float64)
     if not np.all(np.isfinite(quantiles)) or not quantiles[0] < quantiles[-1]:
         raise ValueError(
-            f"prior of {name!r} has no support: {describe(prior)}; scale (or width) must be positive and bounds in order"
+            f"prior of {name!r} has no support: {describe(prior)}; its scale must be positive"
         )
-    return prior
+    checked: Prior = prior
+    return checked
 
 
-def quantile_table(prior: Prior) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def quantile_table(prior: Prior) -> Array:
     """Quantiles of `prior` at evenly spaced normal scores from -8 to 8, (2049,).
 
     Interpolated, it turns a standard normal coordinate into a draw from the prior.

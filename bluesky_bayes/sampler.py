@@ -54,7 +54,9 @@ class Settings:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.sweeps < SHORTEST or self.chains < 2:
-            raise ValueError(f"sweeps must be {SHORTEST} or more and chains 2 or more; got {self.sweeps}, {self.chains}")
+            raise ValueError(
+                f"sweeps must be {SHORTEST} or more and chains 2 or more; got {self.sweeps}, {self.chains}"
+            )
         if not self.error > 0 or self.longest < self.sweeps:
             raise ValueError(f"error must be positive and longest at least sweeps; got {self.error}, {self.longest}")
 
@@ -239,7 +241,7 @@ def group_sizes(task: Task) -> Array:
 
 
 def annealed(kernels: Any, task: Task, keys: Sequence[npt.NDArray[np.uint64]]) -> Ladder:
-    """A first ladder near equilibrium: particles drawn from the prior are cooled step by step, reweighted and resampled.
+    """A first ladder near equilibrium: particles from the prior, cooled step by step.
 
     Sequential Monte Carlo (Del Moral, Doucet and Jasra, JRSS B 68, 411 (2006)), each chain with particles of its own;
     all chains share the temperatures. The ladder takes one particle a level from the nearest temperature.
@@ -247,10 +249,23 @@ def annealed(kernels: Any, task: Task, keys: Sequence[npt.NDArray[np.uint64]]) -
     generators = [np.random.Generator(np.random.Philox(key=[int(key[0]), int(key[1])])) for key in keys]
     clouds = [g.standard_normal((PARTICLES, len(task.tables))) for g in generators]
     beta, log_steps = 0.0, np.zeros(group_sizes(task).size)
-    betas, barriers, all_steps, history = [], [], [], []
+    betas: list[float] = []
+    barriers: list[float] = []
+    all_steps: list[Array] = []
+    history: list[list[Array]] = []
     while True:
         rounds = [
-            run_round(kernels, task, np.full(PARTICLES, beta), np.exp(np.tile(log_steps, (PARTICLES, 1))), z, COOLING, COOLING, len(betas) + 100, key)
+            run_round(
+                kernels,
+                task,
+                np.full(PARTICLES, beta),
+                np.exp(np.tile(log_steps, (PARTICLES, 1))),
+                z,
+                COOLING,
+                COOLING,
+                len(betas) + 100,
+                key,
+            )
             for z, key in zip(clouds, keys, strict=True)
         ]
         clouds = [chain.last for chain in rounds]
@@ -263,16 +278,12 @@ def annealed(kernels: Any, task: Task, keys: Sequence[npt.NDArray[np.uint64]]) -
         if beta == 1.0:
             break
         beta = next_beta(beta, energies.ravel())
-        clouds = [
-            z[resampled((betas[-1] - beta) * e, g)] for z, e, g in zip(clouds, energies, generators, strict=True)
-        ]
+        clouds = [z[resampled((betas[-1] - beta) * e, g)] for z, e, g in zip(clouds, energies, generators, strict=True)]
     old = np.array(betas)
     new = respaced(old, np.array(barriers))
     at = _nearest(new, old)
     steps = np.exp(np.stack(all_steps))[at]
-    coordinates = tuple(
-        np.stack([history[i][c][g.integers(PARTICLES)] for i in at]) for c, g in enumerate(generators)
-    )
+    coordinates = tuple(np.stack([history[i][c][g.integers(PARTICLES)] for i in at]) for c, g in enumerate(generators))
     return Ladder(new, steps, coordinates)
 
 
@@ -300,7 +311,8 @@ def resampled(log_weights: Array, rng: np.random.Generator) -> npt.NDArray[np.in
     weights = np.exp(log_weights - log_weights.max())
     edges = np.cumsum(weights / weights.sum())
     points = (rng.random() + np.arange(weights.size)) / weights.size
-    return np.minimum(np.searchsorted(edges, points), weights.size - 1)
+    chosen: npt.NDArray[np.intp] = np.minimum(np.searchsorted(edges, points), weights.size - 1)
+    return chosen
 
 
 def tuned(ladder: Ladder, chains: Sequence[Chain]) -> Ladder:
@@ -314,7 +326,7 @@ def tuned(ladder: Ladder, chains: Sequence[Chain]) -> Ladder:
 
 
 def local_barrier(energies: Array) -> Array:
-    """d Lambda / d beta at each level: half the mean absolute difference of two energies (Syed et al. 2022, section 4)."""
+    """Slope of the barrier at each level: half the mean absolute difference of two energies."""
     ordered = np.sort(energies, axis=0)
     n = len(ordered)
     weight = (2.0 * np.arange(1, n + 1) - n - 1.0) / (n * (n - 1.0))
@@ -335,13 +347,15 @@ def respaced(betas: Array, barrier: Array) -> Array:
     total = np.concatenate([[0.0], np.cumsum(lengths)])
     n_levels = int(np.clip(np.ceil(LEVELS_PER_BARRIER * total[-1]) + 1, FEWEST_LEVELS, MOST_LEVELS))
     even = np.linspace(0.0, total[-1], n_levels)
-    new = np.where(even < total[1], betas[1] * even / total[1], np.exp(np.interp(even, total[1:], np.log(betas[1:]))))
+    first = betas[1] * even / total[1]
+    new: Array = np.where(even < total[1], first, np.exp(np.interp(even, total[1:], np.log(betas[1:]))))
     new[0], new[-1] = 0.0, 1.0
     return new
 
 
 def _nearest(betas: Array, old: Array) -> npt.NDArray[np.intp]:
-    return np.rint(_between(betas, old, np.arange(old.size, dtype=np.float64))).astype(np.intp)
+    rank = _between(betas, old, np.arange(old.size, dtype=np.float64))
+    return np.rint(rank).astype(np.intp)
 
 
 def _between(betas: Array, old: Array, values: Array) -> Array:

@@ -56,7 +56,7 @@ class Selection:
 
     @property
     def log_evidence(self) -> Array:
-        """log p(data | model), (n_models,)."""
+        """Natural logarithm of p(data | model), (n_models,)."""
         return np.array([p.log_evidence for p in self.posteriors])
 
     @property

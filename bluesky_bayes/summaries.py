@@ -28,7 +28,10 @@ def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bo
     model = job.model
     log_z, error, gap = job.evidence
     z = ordered(np.stack([thinned(chain.samples, MOST_DRAWS) for chain in job.chains]), model)
-    draws = {name: at_quantile(table, z[..., j]) for j, (name, table) in enumerate(zip(model.parameters, job.task.tables, strict=True))}
+    draws = {
+        name: at_quantile(table, z[..., j])
+        for j, (name, table) in enumerate(zip(model.parameters, job.task.tables, strict=True))
+    }
     fit, p_fit = fit_of(job, z, data, noise, block, seed)
     diagnostics = diagnostics_of(job, draws, z, gap, p_fit, single)
     constant = float(job.task.constant[0])
@@ -70,7 +73,8 @@ def derived_of(model: Model, draws: Mapping[str, Array]) -> dict[str, Array]:
     derived = {}
     for term in model.terms:
         values = [
-            slot.offset if slot.parameter is None else slot.scale * draws[slot.parameter] + slot.offset for slot in term.slots
+            slot.offset if slot.parameter is None else slot.scale * draws[slot.parameter] + slot.offset
+            for slot in term.slots
         ]
         for parameter, function in term.component.derived:
             derived[f"{term.label}.{parameter.name}"] = np.asarray(function(*values), dtype=np.float64)
@@ -80,7 +84,10 @@ def derived_of(model: Model, draws: Mapping[str, Array]) -> dict[str, Array]:
 def fit_of(job: Job, z: Array, data: Dataset, noise: Noise, block: Block, seed: int) -> tuple[Fit, float]:
     """Curve, band, components and residuals, and the posterior-predictive probability of a worse misfit."""
     n = data.n
-    flat = thinned(z.reshape(z.shape[0] * z.shape[1], -1) if z.size else np.zeros((1, 0)), max(20, min(MOST_CURVES, CURVE_POINTS // n)))
+    flat = thinned(
+        z.reshape(z.shape[0] * z.shape[1], -1) if z.size else np.zeros((1, 0)),
+        max(20, min(MOST_CURVES, CURVE_POINTS // n)),
+    )
     rates, terms = curves_of(job.kernels, job.task, flat)
     exposure = block.weight if block.kind == POISSON else np.ones(n)
     curves = rates[:, :n] * block.scale * exposure
@@ -91,14 +98,17 @@ def fit_of(job: Job, z: Array, data: Dataset, noise: Noise, block: Block, seed: 
         mean=mean,
         low=low,
         high=high,
-        terms={label: curve[:n] * block.scale * exposure for label, curve in zip((t.label for t in job.model.terms), terms, strict=True)},
+        terms={
+            label: curve[:n] * block.scale * exposure
+            for label, curve in zip((t.label for t in job.model.terms), terms, strict=True)
+        },
         residual=(data.y - mean) / spread,
     )
     return fit, predictive_probability(data.y, curves, spread, noise, np.random.default_rng(seed))
 
 
 def curves_of(kernels: Any, task: Task, z: Array) -> tuple[Array, list[Array]]:
-    """Models at the coordinates, (n_draws, n_points), and the mean curve of each term, in units of the block's scale."""
+    """Models at the coordinates, (n_draws, n_points), and each term's mean curve, in units of the block's scale."""
     state, scratch = new_state(task, z), new_scratch(task, 1)
     total = np.zeros((len(z), task.x.size))
     kernels.evaluate(task, state, scratch, total)
@@ -142,7 +152,7 @@ def predictive_probability(y: Array, curves: Array, spread: Array, noise: Noise,
         correlation = np.sum(residual[:, 1:] * residual[:, :-1], axis=1) / np.sum(residual**2, axis=1)
         return float(np.mean(special.ndtr(-correlation * np.sqrt(y.size))))
     mu = np.maximum(curves, 1e-9)
-    replica = rng.poisson(mu)
+    replica = rng.poisson(mu).astype(np.float64)
     return float(np.mean(_deviance(replica, mu) >= _deviance(y, mu)))
 
 

@@ -64,7 +64,9 @@ def make_block(data: Dataset, noise: Noise, movable: bool) -> Block:
         scale = float(np.median(sigma))
         constant = float(np.sum(np.log(sigma))) + data.n * HALF_LOG_2PI
         return Block(origin, scale, x, data.y / scale, (scale / sigma) ** 2, ones, constant, GAUSSIAN, False)
-    exposure = np.broadcast_to(np.asarray(1.0 if noise.exposure is None else noise.exposure, dtype=np.float64), data.y.shape)
+    exposure = np.broadcast_to(
+        np.asarray(1.0 if noise.exposure is None else noise.exposure, dtype=np.float64), data.y.shape
+    )
     inverse_y = 1.0 / np.where(data.y > 0, data.y, 1.0)
     return Block(origin, 1.0, x, data.y, exposure, inverse_y, _poisson_constant(data.y), POISSON, False)
 
@@ -108,7 +110,8 @@ def shape_source(component: Component) -> ShapeSource:
 def blocks_of(data: Sequence[Dataset], noises: Sequence[Noise], models: Sequence[Model]) -> list[Block]:
     """Blocks for models that explain these data sets together."""
     movable = [
-        all(term.component.movable for model in models for term in model.terms if term.block == b) for b in range(len(data))
+        all(term.component.movable for model in models for term in model.terms if term.block == b)
+        for b in range(len(data))
     ]
     return [make_block(*entry) for entry in zip(data, noises, movable, strict=True)]
 
@@ -119,6 +122,7 @@ def make_task(blocks: Sequence[Block], model: Model, components: Sequence[Compon
     sizes = [padded(block.y.size, dtype) for block in blocks]
     block_start = _starts(sizes)
     points = {name: aligned(int(block_start[-1]), dtype) for name in ("x", "y", "weight", "inverse_y")}
+    points["inverse_y"][:] = 1.0
     for start, block in zip(block_start, blocks, strict=False):
         for name, values in points.items():
             values[start : start + block.y.size] = getattr(block, name)
@@ -164,7 +168,7 @@ def step_groups(model: Model) -> Array:
 
 
 @functools.lru_cache(maxsize=256)
-def _cached_table(family: type[Any], args: tuple[Any, ...], kwds: tuple[tuple[str, Any], ...]) -> Array:
+def _cached_table(family: Any, args: tuple[Any, ...], kwds: tuple[tuple[str, Any], ...]) -> Array:
     from scipy import stats
 
     generic: Any = next(d for d in vars(stats).values() if type(d) is family)
@@ -174,7 +178,7 @@ def _cached_table(family: type[Any], args: tuple[Any, ...], kwds: tuple[tuple[st
 def table_of(prior: Prior | None) -> Array:
     """`quantile_table`, remembered for scipy's own distributions."""
     assert prior is not None
-    family = type(prior.dist)
+    family: Any = type(prior.dist)
     if family.__module__ != "scipy.stats._continuous_distns" or family.__name__ == "rv_histogram":
         return quantile_table(prior)
     return _cached_table(family, tuple(prior.args), tuple(sorted(prior.kwds.items())))

@@ -21,7 +21,6 @@ from types import ModuleType
 from typing import Any
 
 FAST_MATH = "{'reassoc', 'contract', 'arcp', 'nsz'}"
-PLAIN_IMPORT = "from bluesky_bayes.kernels.plain import"
 
 HEADER = """
 import math
@@ -92,24 +91,25 @@ def use_widest_vectors() -> int:
     A switch of the whole process that must come before the first compilation: for workers that own their kernels.
     """
     import llvmlite.binding as llvm
-    import numba
+    from numba.core import config
 
     features = llvm.get_host_cpu_features()
     if not features.get("avx512f", False):
         return vector_width()
-    numba.config.CPU_NAME = llvm.get_host_cpu_name()
-    numba.config.CPU_FEATURES = features.flatten() + ",-prefer-256-bit"
+    settings: Any = config
+    settings.CPU_NAME = llvm.get_host_cpu_name()
+    settings.CPU_FEATURES = features.flatten() + ",-prefer-256-bit"
     return vector_width()
 
 
 def vector_width() -> int:
     """Width in bits of the vectors that kernels compiled from now on use."""
     import llvmlite.binding as llvm
-    import numba
+    from numba.core import config
 
     features = llvm.get_host_cpu_features()
     if features.get("avx512f", False):
-        return 512 if "-prefer-256-bit" in str(numba.config.CPU_FEATURES or "") else 256
+        return 512 if "-prefer-256-bit" in str(getattr(config, "CPU_FEATURES", None) or "") else 256
     return 256 if features.get("avx2", False) else 128
 
 
@@ -131,7 +131,7 @@ _lock = threading.Lock()
 
 
 def kernels_for(shapes: Sequence[ShapeSource], single: bool) -> Any:
-    """The compiled `engine` for these components, kind k being ``shapes[k]``; `single` chooses float32 curves."""
+    """Compiled `engine` for these components, kind k being ``shapes[k]``; `single` chooses float32 curves."""
     with _lock:
         return _load(tuple(shapes), single)
 
@@ -172,15 +172,20 @@ def module_text(shapes: Sequence[ShapeSource], single: bool) -> str:
     fill = "\n".join(f"    if kind == {k}:\n        fill_{k}({FILL_ARGUMENTS})" for k in range(len(shapes)))
     trial = "\n".join(f"    if kind == {k}:\n        return trial_{k}({TRIAL_ARGUMENTS})" for k in range(len(shapes)))
     dispatch = DISPATCH.format(
-        fill_arguments=FILL_ARGUMENTS, trial_arguments=TRIAL_ARGUMENTS, fill=fill or "    pass", trial=trial or "    pass"
+        fill_arguments=FILL_ARGUMENTS,
+        trial_arguments=TRIAL_ARGUMENTS,
+        fill=fill or "    pass",
+        trial=trial or "    pass",
     )
     return "\n".join((header, kinds, dispatch, _body("engine")))
 
 
 def _body(module: str) -> str:
     """Text of one of this package's modules without its imports."""
-    lines = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8").splitlines()
-    return "\n".join(line for line in lines if not line.startswith((PLAIN_IMPORT, "import ")))
+    text = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
+    imports = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    dropped = {n for node in imports for n in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    return "\n".join(line for n, line in enumerate(text.splitlines(), 1) if n not in dropped)
 
 
 def _kind_text(k: int, shape: ShapeSource) -> str:
@@ -220,7 +225,9 @@ class _Typed(ast.NodeTransformer):
         return node
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        whole_power = isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant) and isinstance(node.right.value, int)
+        whole_power = (
+            isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant) and isinstance(node.right.value, int)
+        )
         node.left = self.visit(node.left)
         node.right = node.right if whole_power else self.visit(node.right)
         return node

@@ -9,7 +9,7 @@ numbers: Salmon et al., SC'11.
 
 import numpy as np
 
-from bluesky_bayes.kernels.plain import F, SINGLE, U64, cos_turns, fill_curve, jit, log, log_single, small, trial_curve
+from bluesky_bayes.kernels.plain import SINGLE, U64, F, cos_turns, fill_curve, jit, log, log_single, small, trial_curve
 
 GAUSSIAN = 0
 CHUNK = 4096
@@ -109,7 +109,7 @@ def poisson_deviance(exposure, y, inverse_y, w0, residual, r0, n):
 
 @small
 def amplitude_part(task, term, change, residual, r0, curve, c0, trial):
-    """`subtract_curve` over a term's block, chunk by chunk with float64 sums; the trial lies at the block's own place."""
+    """`subtract_curve` over a term's block, chunk by chunk with float64 sums."""
     block = task.term_block[term]
     a, b = task.block_start[block], task.block_start[block + 1]
     total = 0.0
@@ -130,8 +130,20 @@ def shape_part(task, term, values, amplitude, residual, r0, state, p, scratch):
     for start in range(0, b - a, CHUNK):
         n = min(CHUNK, b - a - start)
         total += trial_curve(
-            kind, values, task.x, task.weight, a + start, amplitude, residual, r0 + start, state.curves, old + start,
-            scratch.curves, c + start, scratch.residual, n,
+            kind,
+            values,
+            task.x,
+            task.weight,
+            a + start,
+            amplitude,
+            residual,
+            r0 + start,
+            state.curves,
+            old + start,
+            scratch.curves,
+            c + start,
+            scratch.residual,
+            n,
         )
     return total
 
@@ -259,7 +271,7 @@ def commit(task, state, p, j, z, value, energy, scratch):
 
 @jit
 def sweep_replica(task, state, p, beta, steps, level, accepted, draw, sweep, scratch):
-    """One move of every parameter of replica `p` at inverse temperature `beta`; every fourth step is ten times as wide."""
+    """One move of every parameter of replica `p` at inverse temperature `beta`; every fourth step is wide."""
     for j in range(state.z.shape[1]):
         g = task.step_group[j]
         s = min(1.0, steps[level, g] * (WIDE if (sweep + j) % WIDE_EVERY == 0 else 1.0))
@@ -296,7 +308,22 @@ def count_trips(order, trips):
 
 @jit
 def run_ladder(
-    task, state, betas, steps, group_size, n_adapt, round_, key0, key1, order, scratch, energies, samples, rejected, accepted, trips
+    task,
+    state,
+    betas,
+    steps,
+    group_size,
+    n_adapt,
+    round_,
+    key0,
+    key1,
+    order,
+    scratch,
+    energies,
+    samples,
+    rejected,
+    accepted,
+    trips,
 ):
     """Sweeps of a ladder of replicas with non-reversible swaps; gives the largest rounding error of an energy.
 
@@ -344,7 +371,7 @@ def run_ladder(
 
 @jit
 def evaluate(task, state, scratch, total):
-    """Models of all replicas, (n_replicas, n_points) float64, in units of each block's scale; curves stay in `state`."""
+    """Models of all replicas, (n_replicas, n_points), in units of each block's scale; curves stay in `state`."""
     n_curves = task.curve_start[task.term_kind.size]
     for p in range(state.z.shape[0]):
         rebuild(task, state, p, scratch)

@@ -39,17 +39,29 @@ def cos_turns(x: float) -> float:
 
 
 def fill_curve(kind: int, values: Any, x: Any, x0: int, new: Any, n0: int, n: int) -> None:
-    """Unit shape of component `kind` at ``x[x0:x0 + n]``, to ``new[n0:]``; a generated module has one branch a component."""
+    """Unit shape of component `kind` at ``x[x0:x0 + n]``, to ``new[n0:]``; generated, one branch a component."""
     raise NotImplementedError
 
 
 def trial_curve(
-    kind: int, values: Any, x: Any, weight: Any, x0: int, amplitude: float, residual: Any, r0: int, curve: Any, c0: int,
-    new: Any, n0: int, trial: Any, n: int,
+    kind: int,
+    values: Any,
+    x: Any,
+    weight: Any,
+    x0: int,
+    amplitude: float,
+    residual: Any,
+    r0: int,
+    curve: Any,
+    c0: int,
+    new: Any,
+    n0: int,
+    trial: Any,
+    n: int,
 ) -> float:
     """`fill_curve`, the trial residual (to ``trial[x0:]``) and its weighted sum of squares in one pass."""
     raise NotImplementedError
 
 
 small = jit
-__all__ = ["F", "SINGLE", "U64", "cos_turns", "fill_curve", "jit", "log", "log_single", "small", "trial_curve"]
+__all__ = ["SINGLE", "U64", "F", "cos_turns", "fill_curve", "jit", "log", "log_single", "small", "trial_curve"]

@@ -17,16 +17,18 @@ I8 = np.int64
 
 @jit
 def exp_single(x):
-    """Exponential, float32, 2 units in the last place; x is clamped to [-60, 88], which keeps denormals away."""
+    """Exponential, float32, 2 units in the last place, with the polynomial of Cephes; x is clamped to [-60, 88]."""
     x = min(max(x, F4(-60.0)), F4(88.0))
     n = I4(I4(x * F4(1.4426950408889634) + F4(256.5)) - I4(256))
     whole = F4(n)
     r = x - whole * F4(0.693359375)
     r = r + whole * F4(2.12194440e-4)
-    p = F4(8.333452045917511e-03)
-    p = p * r + F4(4.1668076068162918e-02)
-    p = p * r + F4(1.6666659712791443e-01)
-    p = p * r + F4(4.9999994039535522e-01)
+    p = F4(1.9875691500e-4)
+    p = p * r + F4(1.3981999507e-3)
+    p = p * r + F4(8.3334519073e-3)
+    p = p * r + F4(4.1665795894e-2)
+    p = p * r + F4(1.6666665459e-1)
+    p = p * r + F4(5.0000001201e-1)
     p = p * (r * r) + r
     p = p + F4(1.0)
     return p * I4(I4(n + I4(127)) << I4(23)).view(np.float32)
@@ -74,7 +76,7 @@ def log_single(x):
 @jit
 def log_double(x):
     """Natural logarithm of a positive normal number, float64."""
-    bits = float(x).view(np.int64)
+    bits = np.float64(x).view(np.int64)
     e = I8(I8(bits - I8(0x3FE6A09E667F3BCD)) >> I8(52))
     m = I8(bits - I8(e << I8(52))).view(np.float64)
     s = (m - 1.0) / (m + 1.0)

@@ -24,8 +24,8 @@ class Task(NamedTuple):
     block_start : (n_blocks + 1,) int64
         First padded point of each block.
     x, y, weight : (n_points,) float32 or float64
-        Abscissa less the block's origin; data in units of the block's scale (Gaussian) or counts (Poisson); inverse variance
-        in the same units, or exposure.
+        Abscissa less the block's origin; data in units of the block's scale (Gaussian) or counts (Poisson);
+        inverse variance in the same units, or exposure.
     inverse_y : (n_points,)
         Poisson: 1 / counts, or 1 where there are none.
     noise : (n_blocks,) int64
@@ -140,7 +140,7 @@ def new_state(task: Task, z: Array) -> State:
     """State with the given coordinates, (n_replicas, n_parameters); `engine.rebuild` fills in the rest."""
     n, dtype = len(z), task.x.dtype
     return State(
-        np.ascontiguousarray(z, dtype=np.float64),
+        np.array(z, dtype=np.float64, order="C"),
         np.zeros_like(z, dtype=np.float64),
         aligned(n * int(task.curve_start[-1]), dtype),
         aligned(n * task.x.size, dtype),

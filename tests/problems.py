@@ -9,6 +9,7 @@ from bluesky_bayes import Candidates, Component, Dataset, Gaussian, Model, compo
 from bluesky_bayes.families import peaks
 from bluesky_bayes.kernels.math import exp
 from bluesky_bayes.model import Slot, Term
+from bluesky_bayes.priors import Prior
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -61,7 +62,7 @@ def box(k: int) -> tuple[Dataset, Candidates]:
 
 
 @component
-def two_wells_target(x, u, v):
+def two_wells_target(x: float, u: float, v: float) -> float:
     """Residuals whose half sum of squares is the two-well energy with M = 30000, r = 1.001."""
     ratio = 1.001
     if x < 0.5:
@@ -78,7 +79,7 @@ SHELL_OFFSET = 1.5
 SHELL_PEAK = 1.0 / math.sqrt(2.0 * math.pi * 0.01)
 
 
-def shell_residual(x, near, far):
+def shell_residual(x: float, near: float, far: float) -> float:
     """Residual of two Gaussian shells (radius 2, width 0.1) from the squared distances to their centres."""
     a = 50.0 * (math.sqrt(near) - 2.0) ** 2
     b = 50.0 * (math.sqrt(far) - 2.0) ** 2
@@ -88,21 +89,23 @@ def shell_residual(x, near, far):
 
 
 @component
-def shells_2(x, a, b):
+def shells_2(x: float, a: float, b: float) -> float:
     """Gaussian shells in two dimensions."""
     rest = b * b
     return shell_residual(x, (a - 3.5) ** 2 + rest, (a + 3.5) ** 2 + rest)
 
 
 @component
-def shells_5(x, a, b, c, d, e):
+def shells_5(x: float, a: float, b: float, c: float, d: float, e: float) -> float:
     """Gaussian shells in five dimensions."""
     rest = b * b + c * c + d * d + e * e
     return shell_residual(x, (a - 3.5) ** 2 + rest, (a + 3.5) ** 2 + rest)
 
 
 @component
-def shells_10(x, a, b, c, d, e, f, g, h, i, j):
+def shells_10(
+    x: float, a: float, b: float, c: float, d: float, e: float, f: float, g: float, h: float, i: float, j: float
+) -> float:
     """Gaussian shells in ten dimensions."""
     rest = b * b + c * c + d * d + e * e + f * f + g * g + h * h + i * i + j * j
     return shell_residual(x, (a - 3.5) ** 2 + rest, (a + 3.5) ** 2 + rest)
@@ -111,7 +114,7 @@ def shells_10(x, a, b, c, d, e, f, g, h, i, j):
 SHELLS = {2: shells_2, 5: shells_5, 10: shells_10}
 
 
-def target(shape: Component, prior: object, n_points: int) -> tuple[Dataset, Candidates]:
+def target(shape: Component, prior: Prior, n_points: int) -> tuple[Dataset, Candidates]:
     """An analytic target as a model: residual i at x = i, y = 0, sigma = 1; its amplitude is fixed at one."""
     names = [p.name for p in shape.parameters[1:]]
     term = Term("target", shape, (Slot(None, offset=1.0), *(Slot(name) for name in names)))
@@ -120,13 +123,13 @@ def target(shape: Component, prior: object, n_points: int) -> tuple[Dataset, Can
 
 
 @component(amplitude="slope")
-def line(x):
+def line(x: float) -> float:
     """A straight line through zero."""
     return x
 
 
 @component(amplitude="offset")
-def level(x):
+def level(x: float) -> float:
     """The same everywhere."""
     return 1.0
 

@@ -74,7 +74,9 @@ def _component(shape: str | Component, width: str | None) -> Component:
     if isinstance(shape, Component):
         return shape
     if shape not in PEAKS:
-        raise ValueError(f"shape must be one of {', '.join(map(repr, PEAKS))} or a component of your own; got {shape!r}")
+        raise ValueError(
+            f"shape must be one of {', '.join(map(repr, PEAKS))} or a component of your own; got {shape!r}"
+        )
     return PEAKS[shape]
 
 

@@ -1,0 +1,312 @@
+"""The compiled arithmetic against its plain Python meaning, and against NumPy."""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import box, nagata_2012, nagata_candidates
+from scipy import stats
+
+from bluesky_bayes import Candidates, Component, Dataset, Gaussian, Model, Poisson, component
+from bluesky_bayes.candidates import family
+from bluesky_bayes.dataset import Array
+from bluesky_bayes.kernels import build, engine, scalar
+from bluesky_bayes.kernels.task import Task, new_scratch, new_state
+from bluesky_bayes.model import Slot, Term
+from bluesky_bayes.noise import Noise, noise_for
+from bluesky_bayes.sampler import Job, Settings, annealed, chain_key, run_round
+from bluesky_bayes.shapes import gaussian
+from bluesky_bayes.tasks import blocks_of, component_set, make_task, shape_source, single_precision_is_enough
+
+
+def compiled(data: Dataset, candidates: Candidates, noise: Noise, single: bool) -> tuple[Any, list[Task]]:
+    models = candidates.resolved(data, noise).models
+    components = component_set(models)
+    blocks = blocks_of([data], [noise], models)
+    kernels = build.kernels_for([shape_source(c) for c in components], single)
+    return kernels, [make_task(blocks, model, components, single) for model in models]
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_random_words_are_those_of_the_published_generator(
+    counter: tuple[int, ...], key: tuple[int, ...], words: tuple[int, ...]
+) -> None:
+    with np.errstate(over="ignore"):
+        got = engine.philox(*map(np.uint64, counter), *map(np.uint64, key))
+    assert tuple(int(word) for word in got) == words
+
+
+def test_random_normals_and_uniforms_have_their_distributions() -> None:
+    kernels, _ = compiled(*box(1), Gaussian(0.1), True)
+    normals, log_uniforms = np.zeros((2, 100_000), dtype=np.float32)
+    kernels.fill_random(100_000, 3, 1, 0, 11, 12, normals, log_uniforms)
+    assert stats.kstest(normals, "norm").pvalue > 1e-3
+    assert stats.kstest(np.exp(log_uniforms.astype(float)), "uniform").pvalue > 1e-3
+    again, _ = np.zeros((2, 100_000), dtype=np.float32)
+    kernels.fill_random(7, 3, 1, 0, 11, 12, again, log_uniforms)
+    np.testing.assert_array_equal(again[:7], normals[:7])
+
+
+@pytest.mark.parametrize(
+    ("function", "exact", "points", "tolerance"),
+    [
+        (scalar.exp_single, np.exp, np.linspace(-59, 80, 999, dtype=np.float32), 4e-7),
+        (scalar.exp_double, np.exp, np.linspace(-650, 650, 999), 1e-13),
+        (scalar.log_single, np.log, np.geomspace(1e-30, 1e30, 998, dtype=np.float32), 4e-7),
+        (scalar.log_double, np.log, np.geomspace(1e-300, 1e300, 998), 1e-13),
+    ],
+)
+def test_elementary_functions_agree_with_numpy(function: Any, exact: Any, points: Array, tolerance: float) -> None:
+    values = np.array([function(x) for x in points], dtype=np.float64)
+    np.testing.assert_allclose(values, exact(points.astype(np.float64)), rtol=tolerance, atol=tolerance)
+
+
+def test_the_cosine_of_turns_agrees_with_numpy() -> None:
+    turns = np.linspace(0, 1, 501, dtype=np.float32)
+    np.testing.assert_allclose([scalar.cos_turns(u) for u in turns], np.cos(2 * np.pi * turns.astype(float)), atol=1e-6)
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """`engine` as plain Python for Gaussians on a constant."""
+
+    def fill(kind: int, values: Array, x: Array, x0: int, new: Array, n0: int, n: int) -> None:
+        a, b = int(x0), int(n0)
+        u = x[a : a + n]
+        new[b : b + n] = np.exp(-0.5 * ((u - values[0]) / values[1]) ** 2) if kind == 0 else 1.0
+
+    def trial(
+        kind: int, values: Array, x: Array, weight: Array, x0: int, amplitude: float, residual: Array, r0: int,
+        curve: Array, c0: int, new: Array, n0: int, out: Array, n: int,
+    ) -> float:  # fmt: skip
+        fill(kind, values, x, x0, new, n0, n)
+        a, r, c, b = int(x0), int(r0), int(c0), int(n0)
+        out[a : a + n] = residual[r : r + n] + amplitude * (curve[c : c + n] - new[b : b + n])
+        return float(np.sum(weight[a : a + n] * out[a : a + n] ** 2))
+
+    monkeypatch.setattr(engine, "fill_curve", fill)
+    monkeypatch.setattr(engine, "trial_curve", trial)
+    with np.errstate(over="ignore"):
+        yield engine
+
+
+@pytest.mark.parametrize("noise", [Gaussian(0.1), Gaussian(), Poisson()], ids=["known", "unknown", "counts"])
+def test_compiled_sweeps_take_the_same_path_as_plain_python(plain: Any, noise: Noise) -> None:
+    x = np.linspace(-1, 1, 21)
+    y = np.random.default_rng(0).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
+    kernels, tasks = compiled(Dataset(x, y, counts=True), family(gaussian, [2]), noise, single=False)
+    task, key = tasks[0], chain_key(1, "test", 0)
+    betas = np.array([0.0, 0.01, 0.3, 1.0])
+    z = np.random.default_rng(2).standard_normal((4, len(task.tables)))
+    steps = np.full((4, int(task.step_group.max()) + 1), 0.3)
+    fast = run_round(kernels, task, betas, steps, z, 6, 2, 0, key)
+    slow = run_round(plain, task, betas, steps, z, 6, 2, 0, key)
+    np.testing.assert_allclose(fast.energies, slow.energies, rtol=1e-4)
+    np.testing.assert_allclose(fast.samples, slow.samples, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(fast.acceptance, slow.acceptance, rtol=1e-3, atol=1e-6)
+
+
+def energies_at(kernels: Any, task: Task, z: Array) -> Array:
+    state = new_state(task, z)
+    for p in range(len(z)):
+        kernels.rebuild(task, state, p, new_scratch(task, 1))
+    energies: Array = state.energy + task.constant[0]
+    return energies
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_energies_are_minus_the_log_likelihood_of_scipy(single: bool) -> None:
+    data, candidates = box(2)
+    kernels, tasks = compiled(data, candidates, Gaussian(0.1), single)
+    z = np.random.default_rng(0).standard_normal((5, 7))
+    model = candidates.models[0]
+    for row, energy in zip(z, energies_at(kernels, tasks[0], z), strict=True):
+        theta = {n: p.ppf(stats.norm.cdf(q)) for (n, p), q in zip(model.priors.items(), row, strict=True) if p}
+        curve = np.full(data.n, theta["constant"])
+        for k in (1, 2):
+            curve += gaussian(data.x, *(theta[f"peak{k}.{name}"] for name in ("amplitude", "center", "sigma")))
+        expected = -np.sum(stats.norm.logpdf(data.y, curve, 0.1))
+        assert energy == pytest.approx(expected, rel=1e-4)
+
+
+def test_counts_have_the_poisson_log_likelihood_of_scipy() -> None:
+    y = np.array([0.0, 3.0, 11.0, 2.0, 0.0])
+    exposure = np.array([1.0, 2.0, 0.5, 1.0, 1.0])
+    data = Dataset(np.arange(5.0), y, counts=True, exposure=exposure)
+    candidates = family(gaussian, [0], priors={"constant": stats.gamma(2, scale=2)})
+    kernels, (task,) = compiled(data, candidates, noise_for(data, None), False)
+    z = np.array([[-1.0], [0.0], [1.2]])
+    rates = stats.gamma(2, scale=2).ppf(stats.norm.cdf(z[:, 0]))
+    expected = [-np.sum(stats.poisson.logpmf(y, rate * exposure)) for rate in rates]
+    np.testing.assert_allclose(energies_at(kernels, task, z), expected, rtol=1e-5)
+
+
+def test_parameters_tied_within_a_model_and_shared_by_data_sets_are_one_mechanism() -> None:
+    """Slope shared by two data sets or not: Katakami et al., arXiv 2406.02869, closed form."""
+    line = Component("line", *_line_parts())
+    rng, xi, sigmas = np.random.default_rng(5), 10.0, (1.0, 0.5)
+    x = np.linspace(-1, 1, 40)
+    data = [Dataset(x, slope * x + s * rng.standard_normal(40)) for slope, s in zip((2.0, 2.4), sigmas, strict=True)]
+    noises: list[Noise] = [Gaussian(s) for s in sigmas]
+    prior = stats.uniform(-xi, 2 * xi)
+    shared = Model("shared", tuple(Term(f"l{b}", line, (Slot("a"),), b) for b in (0, 1)), {"a": prior})
+    own = Model("own", tuple(Term(f"l{b}", line, (Slot(f"a{b}"),), b) for b in (0, 1)), {"a0": prior, "a1": prior})
+    log_z, error = zip(*(_log_evidence(data, noises, model) for model in (shared, own)), strict=True)
+    mean_square = np.mean(x**2)
+    hat = [np.mean(x * d.y) / mean_square for d in data]
+    variance = sum(s**2 / (40 * mean_square) for s in sigmas)
+    expected = (hat[0] - hat[1]) ** 2 / (2 * variance) - 0.5 * np.log(4 * xi**2 / (2 * np.pi * variance))
+    assert np.hypot(*error) < 0.15
+    assert abs((log_z[1] - log_z[0]) - expected) < 4 * np.hypot(*error)
+
+
+def _line_parts() -> Any:
+    @component(amplitude="a")
+    def line(x: float) -> float:
+        return x
+
+    return line.parameters, line.shape
+
+
+def _log_evidence(data: list[Dataset], noises: list[Noise], model: Model) -> tuple[float, float]:
+    blocks = blocks_of(data, noises, [model])
+    components = component_set([model])
+    kernels = build.kernels_for([shape_source(c) for c in components], True)
+    settings = Settings(sweeps=1600, chains=4)
+    job = Job(kernels, make_task(blocks, model, components, True), settings, 0, model)
+    job.prepare()
+    job.take([job.run(chain, 1600, 200) for chain in range(4)])
+    job.assess()
+    return job.evidence.log_z - float(job.task.constant[0]), job.evidence.error
+
+
+def test_a_fixed_ratio_and_a_fixed_distance_tie_two_peaks() -> None:
+    first = Term("first", gaussian, (Slot("a"), Slot("c"), Slot("s")))
+    second = Term("second", gaussian, (Slot("a", scale=0.5), Slot("c", offset=1.5), Slot("s")))
+    priors = {"a": stats.uniform(0, 5), "c": stats.uniform(-2, 2), "s": stats.uniform(0.1, 1)}
+    x = np.linspace(-3, 3, 101)
+    data = Dataset(x, np.zeros(101))
+    kernels, (task,) = compiled(data, Candidates((Model("doublet", (first, second), priors),)), Gaussian(1.0), False)
+    z = np.array([[0.3, -0.2, 0.1]])
+    a, c, s = (p.ppf(stats.norm.cdf(q)) for p, q in zip(priors.values(), z[0], strict=True))
+    expected = a * (np.exp(-0.5 * ((x - c) / s) ** 2) + 0.5 * np.exp(-0.5 * ((x - c - 1.5) / s) ** 2))
+    total = np.zeros((1, task.x.size))
+    kernels.evaluate(task, new_state(task, z), new_scratch(task, 1), total)
+    np.testing.assert_allclose(total[0, :101], expected, atol=1e-4)
+
+
+def test_float32_is_left_where_it_would_lose_the_noise() -> None:
+    x = np.linspace(0, 1, 101)
+    for offset, sigma, enough in ((0.0, 0.1, True), (1e6, 0.1, False), (1e3, 1e-4, False)):
+        (block,) = blocks_of([Dataset(x, x + offset)], [Gaussian(sigma)], [])
+        assert single_precision_is_enough(block) is enough
+
+
+def test_a_component_may_use_constants_helpers_branches_and_loops() -> None:
+    ratio = 0.5
+
+    def helper(u: float) -> float:
+        return 1.0 / (1.0 + u * u)
+
+    @component
+    def shape(x: float, center: float, power: float) -> float:
+        total = 0.0
+        for i in range(3):
+            total += ratio**i * helper((x - center) * (1 + i))
+        return total if x > center else total * power
+
+    data = Dataset(np.linspace(-2, 2, 41), np.zeros(41))
+    candidates = family(
+        shape, [1], background=None, priors={"power": stats.uniform(0, 1), "amplitude": stats.norm(0, 1)}
+    )
+    kernels, (task,) = compiled(data, candidates, Gaussian(1.0), False)
+    z = np.array([[0.7, 0.2, -0.4]])
+    theta = [
+        p.ppf(stats.norm.cdf(q))
+        for p, q in zip(candidates.resolved(data, Gaussian(1.0)).models[0].priors.values(), z[0], strict=True)
+        if p
+    ]
+    total = np.zeros((1, task.x.size))
+    kernels.evaluate(task, new_state(task, z), new_scratch(task, 1), total)
+    np.testing.assert_allclose(total[0, :41], shape(data.x, *theta), rtol=1e-3, atol=1e-4)
+
+
+def test_an_impossible_start_is_left_behind() -> None:
+    @component
+    def root(x: float, p: float) -> float:
+        return math.sqrt(p - 1.0) * x if p > 1.0 else math.nan
+
+    candidates = family(root, [1], background=None, priors={"p": stats.uniform(0, 3), "amplitude": stats.norm(0, 1)})
+    kernels, (task,) = compiled(Dataset(np.arange(3.0), np.arange(3.0)), candidates, Gaussian(0.5), True)
+    ladder = annealed(kernels, task, [chain_key(0, "root", chain) for chain in range(2)])
+    chain = run_round(
+        kernels, task, ladder.betas, ladder.steps, ladder.coordinates[0], 400, 50, 0, chain_key(0, "root", 0)
+    )
+    p = stats.uniform(0, 3).ppf(stats.norm.cdf(chain.samples[:, 1]))
+    assert np.all(p > 1.0)
+
+
+def test_kernels_are_compiled_once_and_found_again_by_a_new_process(tmp_path: Path) -> None:
+    program = (
+        "import numpy as np\n"
+        "from bluesky_bayes.families import peaks\n"
+        "from bluesky_bayes.inference import warm_up\n"
+        "from bluesky_bayes.kernels import build\n"
+        "warm_up(peaks(counts=[1], background=None))\n"
+        "import sys\n"
+        "(module,) = [m for n, m in sys.modules.items() if n.startswith('kernels_')]\n"
+        "print(sum(module.run_ladder.stats.cache_hits.values()), sum(module.run_ladder.stats.cache_misses.values()))\n"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert [run.split() for run in runs] == [["0", "1"], ["1", "0"]]
+
+
+def test_wide_vectors_are_asked_for_only_where_the_processor_has_them() -> None:
+    program = (
+        "import llvmlite.binding as llvm\n"
+        "from numba.core import config\n"
+        "from bluesky_bayes.kernels import build\n"
+        "width = build.use_widest_vectors()\n"
+        "wide = llvm.get_host_cpu_features().get('avx512f', False)\n"
+        "assert (width == 512) == bool(wide), width\n"
+        "assert ('-prefer-256-bit' in str(config.CPU_FEATURES)) == bool(wide)\n"
+        "class Features(dict):\n"
+        "    def flatten(self): return '+avx512f'\n"
+        "llvm.get_host_cpu_features = lambda: Features(avx512f=True)\n"
+        "assert build.use_widest_vectors() == 512\n"
+        "assert config.CPU_FEATURES == '+avx512f,-prefer-256-bit'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_arrays_begin_on_cache_lines_and_blocks_fill_them() -> None:
+    data, candidates = nagata_2012(), nagata_candidates(range(3, 4))
+    _, (task,) = compiled(data, candidates, Gaussian(0.1), True)
+    state = new_state(task, np.zeros((4, 9)))
+    for values in (task.x, task.weight, state.curves, state.residual):
+        assert values.ctypes.data % 64 == 0
+    assert task.x.size % 16 == 0
+    assert np.all(task.weight[301:] == 0)
