@@ -10,14 +10,14 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 
-myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+# No mathematics: it would be set by a script from the network, and beamlines have none.
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -31,4 +31,6 @@ suppress_warnings = ["ref.python"]
 
 html_theme = "pydata_sphinx_theme"
 html_title = project
-html_theme_options = {"navigation_with_keys": False}
+html_theme_options = {"header_links_before_dropdown": 4, "navigation_with_keys": False}
+# Pages of the first level have nothing to show at their left.
+html_sidebars = {"*": []}
