@@ -46,9 +46,7 @@ pytest_collect_file = (pages + docstrings).pytest()
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let what an example leaves unclosed be a warning: Sybil cannot report it."""
-    unclosed = pytest.mark.filterwarnings(
-        "default::pytest.PytestUnraisableExceptionWarning"
-    )
+    unclosed = pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")
     for item in items:
         if isinstance(item.parent, SybilFile):
             item.add_marker(unclosed)

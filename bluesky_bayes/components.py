@@ -244,7 +244,7 @@ def component(
         Role of each parameter, see `Parameter`. By default ``center`` is a location, ``sigma``, ``gamma``,
         ``fwhm`` and ``width`` are widths, everything else is a shape parameter.
     units : mapping, optional
-        Unit of each parameter in terms of the axes.
+        Unit of each parameter and derived quantity in terms of the axes, such as ``"1/x^2"``.
     derived : mapping of str to callable, optional
         Quantities computed from ``(amplitude, *parameters)`` given as arrays.
     sort_by : str, optional
@@ -273,7 +273,7 @@ def component(
     if not arguments or arguments[0] != "x":
         raise ValueError(f"the first argument of component {function.__name__!r} must be x; got {arguments[:1]}")
     roles, units = dict(roles or {}), dict(units or {})
-    unknown = [key for key in (*roles, *units) if key not in (*arguments[1:], amplitude)]
+    unknown = [key for key in (*roles, *units) if key not in (*arguments[1:], amplitude, *(derived or {}))]
     if unknown:
         raise ValueError(f"component {function.__name__!r} has no parameter {unknown[0]!r}; it has {arguments[1:]}")
     shape_parameters = tuple(_parameter(argument, roles, units) for argument in arguments[1:])

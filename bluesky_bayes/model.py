@@ -207,5 +207,6 @@ def _power_prior(degree: int, low: float, height: float, width: float) -> Prior:
 
 
 def _spacing(data: Dataset) -> float:
-    """Median spacing of distinct x."""
-    return float(np.median(np.diff(np.unique(data.x))))
+    """Median spacing of distinct x, and no more than a quarter of their range."""
+    spacing = float(np.median(np.diff(np.unique(data.x))))
+    return min(spacing, 0.25 * float(np.ptp(data.x)))

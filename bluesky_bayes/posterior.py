@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -193,12 +194,10 @@ class Posterior:
 
 def in_units(unit: str, units: Mapping[str, str]) -> str:
     """``"x"``, ``"y"``, ``"x*y"`` or ``"1/x^2"`` with the axes' units put in; empty when one is missing."""
-    for axis in ("x", "y"):
-        if axis in unit:
-            if not units.get(axis):
-                return ""
-            unit = unit.replace(axis, f"({units[axis]})" if len(unit) > 1 else units[axis])
-    return unit
+    axes = set(re.findall("[xy]", unit))
+    if not all(units.get(axis) for axis in axes):
+        return ""
+    return re.sub("[xy]", lambda match: f"({units[match[0]]})" if len(unit) > 1 else units[match[0]], unit)
 
 
 def summarise(values: npt.ArrayLike) -> Summary:

@@ -46,9 +46,7 @@ def check_prior(name: str, prior: Any) -> Prior:
         )
     quantiles = np.asarray(prior.ppf([0.01, 0.5, 0.99]), dtype=np.float64)
     if not np.all(np.isfinite(quantiles)) or not quantiles[0] < quantiles[-1]:
-        raise ValueError(
-            f"prior of {name!r} has no support: {describe(prior)}; its scale must be positive"
-        )
+        raise ValueError(f"prior of {name!r} has no support: {describe(prior)}; its scale must be positive")
     checked: Prior = prior
     return checked
 

@@ -11,6 +11,7 @@ import numpy as np
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.noise import Noise
 from bluesky_bayes.posterior import Posterior
+from bluesky_bayes.tables import with_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -160,7 +161,7 @@ class Selection:
             text = f"{best} is most probable (p = {p:.3f})"
         if out:
             gap, error = self._least_excluded(out)
-            text += f"; {_listed(out)} {'is' if len(out) == 1 else 'are'} out by {gap:.1f} ± {error:.1f} nats or more"
+            text += f"; {_listed(out)} {'is' if len(out) == 1 else 'are'} out by {with_error(gap, error)} nats or more"
         if not self.trustworthy:
             text += f"; not to be trusted as it stands: {self.warnings[0]}"
         return text

@@ -27,7 +27,10 @@ def _gaussian_fwhm(amplitude: Any, center: Any, sigma: Any) -> Any:
     return FWHM * sigma
 
 
-@component(derived={"area": _gaussian_area, "fwhm": _gaussian_fwhm}, units={})
+PEAK_UNITS = {"area": "x*y", "fwhm": "x"}
+
+
+@component(derived={"area": _gaussian_area, "fwhm": _gaussian_fwhm}, units=PEAK_UNITS)
 def gaussian(x: float, center: float, sigma: float) -> float:
     """exp(-(x - center)^2 / (2 sigma^2))."""
     u = (x - center) / sigma
@@ -44,7 +47,7 @@ def _precision_fwhm(amplitude: Any, center: Any, precision: Any) -> Any:
 
 @component(
     derived={"area": _precision_area, "fwhm": _precision_fwhm},
-    units={"precision": "1/x^2"},
+    units={**PEAK_UNITS, "precision": "1/x^2"},
     name="gaussian",
 )
 def gaussian_precision(x: float, center: float, precision: float) -> float:
@@ -61,7 +64,7 @@ def _lorentzian_fwhm(amplitude: Any, center: Any, gamma: Any) -> Any:
     return 2.0 * gamma
 
 
-@component(derived={"area": _lorentzian_area, "fwhm": _lorentzian_fwhm})
+@component(derived={"area": _lorentzian_area, "fwhm": _lorentzian_fwhm}, units=PEAK_UNITS)
 def lorentzian(x: float, center: float, gamma: float) -> float:
     """1 / (1 + ((x - center) / gamma)^2); gamma is the half width at half maximum."""
     u = (x - center) / gamma
@@ -72,7 +75,7 @@ def _pseudo_voigt_area(amplitude: Any, center: Any, fwhm: Any, fraction: Any) ->
     return 0.5 * amplitude * fwhm * (fraction * np.pi + (1.0 - fraction) * ROOT_PI_LN2)
 
 
-@component(derived={"area": _pseudo_voigt_area}, name="pseudo-voigt")
+@component(derived={"area": _pseudo_voigt_area}, units=PEAK_UNITS, name="pseudo-voigt")
 def pseudo_voigt(x: float, center: float, fwhm: float, fraction: float) -> float:
     """Lorentzian times `fraction` plus Gaussian times the rest, of the same full width at half maximum."""
     u = 2.0 * (x - center) / fwhm

@@ -40,9 +40,7 @@ def test_every_public_name_is_there(package: object) -> None:
 
 
 @pytest.mark.parametrize("folder", ["callbacks", "kernels"])
-def test_a_link_below_the_package_leads_to_the_folder_beside_it(
-    repository: Path, folder: str
-) -> None:
+def test_a_link_below_the_package_leads_to_the_folder_beside_it(repository: Path, folder: str) -> None:
     link = repository / "bluesky_bayes" / folder
     assert link.is_symlink()
     assert link.readlink() == Path("..") / folder
@@ -50,9 +48,7 @@ def test_a_link_below_the_package_leads_to_the_folder_beside_it(
 
 
 @pytest.mark.parametrize("folder", ["callbacks", "kernels"])
-def test_a_subpackage_is_the_folder_beside_the_package(
-    repository: Path, folder: str
-) -> None:
+def test_a_subpackage_is_the_folder_beside_the_package(repository: Path, folder: str) -> None:
     module = getattr(bluesky_bayes, folder)
     assert Path(module.__file__).resolve().parent == repository / folder
 

@@ -69,17 +69,13 @@ def expected(tracked: list[Path]) -> Iterator[str]:
             yield "/".join([FOLDERS[top], *rest])
 
 
-def test_the_wheel_holds_each_tracked_file_of_the_package_once(
-    wheel: Path, tracked: list[Path]
-) -> None:
+def test_the_wheel_holds_each_tracked_file_of_the_package_once(wheel: Path, tracked: list[Path]) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert sorted(held) == sorted(expected(tracked))
 
 
-def test_the_wheel_works_in_another_environment_and_folder(
-    wheel: Path, tmp_path: Path
-) -> None:
+def test_the_wheel_works_in_another_environment_and_folder(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
     python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"

@@ -7,7 +7,7 @@ from typing import Any
 
 from bluesky_bayes.candidates import Candidates, family
 from bluesky_bayes.components import Component
-from bluesky_bayes.priors import to_table
+from bluesky_bayes.priors import check_prior, to_table
 from bluesky_bayes.shapes import PEAKS, gaussian_precision
 
 
@@ -53,6 +53,7 @@ def peaks(
     ('no peak', '1 peak', '2 peaks')
     """
     counts = list(counts)
+    priors = {name: check_prior(name, prior) for name, prior in (priors or {}).items()}
     return family(
         _component(shape, width),
         counts,

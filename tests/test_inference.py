@@ -1,0 +1,302 @@
+"""Answers: reproducible, the same alone and in a batch, honest about ties and about bad input."""
+
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import box, nagata_2012, nagata_candidates
+from scipy import stats
+
+from bluesky_bayes import Candidates, Dataset, Gaussian, Poisson, Selection, component, select, select_many
+from bluesky_bayes.candidates import family
+from bluesky_bayes.families import peaks
+from bluesky_bayes.noise import Noise
+from bluesky_bayes.sampler import Settings
+
+SHORT = Settings(sweeps=200, longest=200)
+dataset: Any = Dataset
+gaussian: Any = Gaussian
+
+
+def spectrum(shape: str, noise: float = 0.05, seed: int = 0) -> Dataset:
+    """Two peaks of the shape on a sloping line, y in counts per second, x in eV."""
+    x = np.linspace(700.0, 730.0, 151)
+    y = 0.5 + 0.01 * (x - 715.0)
+    for a, c, w in ((2.0, 708.0, 1.2), (1.0, 719.0, 2.0)):
+        u = (x - c) / w
+        y += a * (np.exp(-0.5 * u**2) if shape == "gaussian" else 1 / (1 + u**2))
+    return Dataset(x, y + noise * np.random.default_rng(seed).standard_normal(151), units={"x": "eV", "y": "1/s"})
+
+
+def assert_same(a: Selection, b: Selection) -> None:
+    np.testing.assert_array_equal(a.log_evidence, b.log_evidence)
+    np.testing.assert_array_equal(a.log_evidence_error, b.log_evidence_error)
+    for one, other in zip(a.posteriors, b.posteriors, strict=True):
+        for name in one.draws:
+            np.testing.assert_array_equal(one.draws[name], other.draws[name])
+        np.testing.assert_array_equal(one.fit.mean, other.fit.mean)
+
+
+@pytest.mark.parametrize("noise", [Gaussian(0.1), Gaussian()], ids=["known", "unknown"])
+def test_the_same_seed_gives_the_same_bits_on_one_and_two_threads(noise: Noise) -> None:
+    candidates = nagata_candidates(range(0, 3))
+    one = select(nagata_2012(), candidates, noise, seed=5, settings=SHORT, threads=1)
+    two = select(nagata_2012(), candidates, noise, seed=5, settings=SHORT, threads=2)
+    assert_same(one, two)
+    other = select(nagata_2012(), candidates, noise, seed=6, settings=SHORT)
+    assert np.all(other.log_evidence[1:] != one.log_evidence[1:])
+
+
+def test_a_batch_gives_each_data_set_the_answer_it_has_alone() -> None:
+    candidates = nagata_candidates(range(0, 3))
+    first = nagata_2012()
+    data = [first, Dataset(first.x, first.y[::-1].copy()), Dataset(first.x, 0.5 * first.y), *([first] * 15)]
+    batch = select_many(data, candidates, Gaussian(0.1), seed=5, settings=SHORT)
+    for i in (0, 1, 2, 17):
+        assert_same(batch[i], select(data[i], candidates, Gaussian(0.1), seed=5, settings=SHORT))
+
+
+def test_a_model_has_the_same_evidence_whatever_it_is_compared_with() -> None:
+    alone = select(nagata_2012(), nagata_candidates(range(2, 3)), Gaussian(0.1), seed=1, settings=SHORT)
+    among = select(nagata_2012(), nagata_candidates(range(0, 4)), Gaussian(0.1), seed=1, settings=SHORT)
+    assert alone["2 peaks"].log_evidence == among["2 peaks"].log_evidence
+
+
+@pytest.mark.parametrize("shape", ["gaussian", "lorentzian", "pseudo-voigt"])
+def test_two_peaks_on_a_slope_are_found_with_default_priors_and_unknown_noise(shape: str) -> None:
+    data = spectrum("gaussian" if shape == "pseudo-voigt" else shape)
+    selection = select(data, peaks(shape, counts=range(0, 4), background="linear"), seed=0)
+    assert selection.best.model.name == "2 peaks"
+    assert selection.probabilities.sum() == pytest.approx(1)
+    found = selection.best.parameters
+    for name, truth in (("peak1.center", 708.0), ("peak2.center", 719.0), ("peak1.amplitude", 2.0)):
+        assert abs(found[name].mean - truth) < 4 * found[name].sd, name
+    assert abs(found["noise_sigma"].mean - 0.05) < 4 * found["noise_sigma"].sd
+    area = {"gaussian": 2 * 1.2 * np.sqrt(2 * np.pi), "lorentzian": 2 * 1.2 * np.pi}.get(
+        shape, 2 * 1.2 * np.sqrt(2 * np.pi)
+    )
+    assert abs(found["peak1.area"].mean - area) < 4 * found["peak1.area"].sd
+    assert abs(found["c1"].mean - 0.01) < 4 * found["c1"].sd
+    assert selection.best.unit("peak1.center", data.units) == "eV"
+    assert selection.best.unit("c0", data.units) == "1/s"
+    assert any("center ~ uniform(700, 30)" in note for note in selection.notes)
+
+
+def test_models_that_the_data_cannot_tell_apart_are_said_to_be_tied() -> None:
+    selection = select(nagata_2012(), nagata_candidates(range(1, 6)), Gaussian(0.1), seed=0)
+    assert not selection.decisive()
+    assert {"3 peaks", "4 peaks"} <= set(selection.in_question)
+    assert "undecided" in selection.verdict
+    assert "1 peak and 2 peaks are out by" in selection.verdict
+
+
+def test_one_clear_peak_is_decided() -> None:
+    data, _ = box(1)
+    selection = select(data, peaks(counts=range(0, 3)), Gaussian(0.1), seed=0)
+    assert selection.best.model.name == "1 peak"
+    assert selection.decisive(0.9)
+    assert selection.trustworthy
+    assert selection.log_bayes_factor > 2
+
+
+def test_a_candidate_that_cannot_fit_is_never_decided() -> None:
+    data, _ = box(3)
+    selection = select(data, peaks(counts=[0, 1]), Gaussian(0.1), seed=0)
+    assert selection.probabilities[1] > 0.999
+    assert not selection.decisive()
+    assert any("does not fit" in warning for warning in selection.warnings)
+
+
+def test_a_posterior_against_the_edge_of_its_prior_is_said() -> None:
+    data, _ = box(1)
+    candidates = peaks(counts=[1], priors={"center": stats.uniform(0.02, 3), "amplitude": stats.uniform(0, 5)})
+    selection = select(data, candidates, Gaussian(0.1), seed=0)
+    assert any("peak1.center at the lower edge 0.02" in warning for warning in selection.warnings)
+    assert not selection.decisive()
+
+
+def test_too_short_a_run_says_that_it_is_not_to_be_trusted() -> None:
+    data, candidates = box(3)
+    selection = select(data, candidates, Gaussian(0.1), seed=0, settings=Settings(sweeps=200, longest=200))
+    assert not selection.trustworthy
+    assert any("sample longer" in warning for warning in selection.warnings)
+
+
+def test_rounds_lengthen_until_the_wanted_error_is_reached() -> None:
+    data, candidates = box(2)
+    rough = select(data, candidates, Gaussian(0.1), seed=0, settings=Settings(sweeps=400, longest=400))
+    fine = select(data, candidates, Gaussian(0.1), seed=0, settings=Settings(sweeps=400, error=0.1))
+    assert rough.log_evidence_error[0] > 0.1 > fine.log_evidence_error[0]
+
+
+def test_prior_probabilities_of_the_models_count() -> None:
+    equal = select(nagata_2012(), nagata_candidates(range(3, 5)), Gaussian(0.1), seed=0, settings=SHORT)
+    candidates = Candidates(nagata_candidates(range(3, 5)).models, (0.9, 0.1))
+    weighted = select(nagata_2012(), candidates, Gaussian(0.1), seed=0, settings=SHORT)
+    odds = np.log(weighted.probabilities[0] / weighted.probabilities[1])
+    assert odds - np.log(9) == pytest.approx(np.log(equal.probabilities[0] / equal.probabilities[1]))
+
+
+def test_scaling_and_shifting_the_data_changes_the_evidence_by_its_jacobian_only() -> None:
+    data, _ = box(1)
+    settings = Settings(sweeps=800)
+
+    def log_evidence(x_scale: float, x_shift: float, y_scale: float) -> tuple[float, float]:
+        priors = {
+            "amplitude": stats.uniform(0, 5 * y_scale),
+            "center": stats.uniform(x_shift - 3 * x_scale, 6 * x_scale),
+            "sigma": stats.uniform(0.05 * x_scale, 0.95 * x_scale),
+            "constant": stats.uniform(-y_scale, 2 * y_scale),
+        }
+        moved = Dataset(data.x * x_scale + x_shift, data.y * y_scale)
+        selection = select(moved, peaks(counts=[1], priors=priors), Gaussian(0.1 * y_scale), seed=0, settings=settings)
+        return float(selection.log_evidence[0] + data.n * np.log(y_scale)), float(selection.log_evidence_error[0])
+
+    reference, error = log_evidence(1.0, 0.0, 1.0)
+    for changes in ((1.0, 1e5, 1.0), (1e6, 0.0, 1.0), (1.0, 0.0, 1e6), (1e-3, 7.0, 1e-6)):
+        moved, moved_error = log_evidence(*changes)
+        assert abs(moved - reference) < 4 * np.hypot(error, moved_error), changes
+
+
+def test_a_component_of_your_own_is_selected_like_a_built_in_one() -> None:
+    @component(roles={"rate": "shape"})
+    def decay(x: float, rate: float) -> float:
+        return math.exp(-rate * x)
+
+    x = np.linspace(0, 5, 80)
+    y = 2 * np.exp(-1.3 * x) + 0.02 * np.random.default_rng(0).standard_normal(80)
+    candidates = family(decay, range(0, 3), background=None, priors={"rate": stats.loguniform(0.1, 10)})
+    selection = select(Dataset(x, y), candidates, Gaussian(0.02), seed=0)
+    assert selection.best.model.name == "1 decay"
+    rate = selection.best.parameters["decay1.rate"]
+    assert abs(rate.mean - 1.3) < 4 * rate.sd
+
+
+def test_an_answer_survives_pickling() -> None:
+    selection = select(nagata_2012(), nagata_candidates(range(1, 2)), Gaussian(0.1), settings=SHORT)
+    again = pickle.loads(pickle.dumps(selection))
+    assert again.verdict == selection.verdict
+    assert_same(again, selection)
+
+
+def test_samples_are_an_xarray_and_an_arviz_data_set() -> None:
+    selection = select(nagata_2012(), nagata_candidates(range(2, 3)), Gaussian(0.1), settings=SHORT)
+    samples = selection.best.samples
+    assert samples["peak1.center"].dims == ("chain", "draw")
+    assert np.all(samples["peak1.center"] < samples["peak2.center"])
+    pytest.importorskip("arviz")
+    assert "peak2.area" in selection.to_arviz().posterior
+
+
+def test_the_nearest_things_to_no_data_are_answered() -> None:
+    two = select(dataset([0.0, 1.0], [0.1, -0.1]), peaks(counts=[0, 1]), Gaussian(1.0), settings=SHORT)
+    assert two.best.model.name == "no peak"
+    zeros = Dataset(np.arange(20.0), np.zeros(20), counts=True)
+    with pytest.raises(ValueError, match=r"y \('y'\) is 0 at all 20 points.*check the detector"):
+        select(zeros, peaks(counts=[0, 1]), Poisson())
+
+
+GOOD = Dataset(np.arange(10.0), np.arange(10.0))
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: select(GOOD, peaks(), Gaussian(0.0)), "sigma of Gaussian noise must be positive; got 0.0"),
+        (lambda: select(GOOD, peaks(), gaussian([1.0, -1.0])), "must be positive"),
+        (lambda: select(GOOD, peaks(), gaussian([1.0, 1.0])), "sigma of the noise has 2 values for 10 points"),
+        (lambda: select(dataset([0, 1, 2], [0.5, 1, 2]), peaks(), Poisson()), "not counts.*give raw counts"),
+        (lambda: select(GOOD, peaks(), sampler="smc"), "sampler must be one of 'auto', 'exchange' in this version"),
+        (lambda: select(GOOD, peaks(), device="cuda"), "device must be one of 'auto', 'cpu' in this version"),
+        (lambda: select(GOOD, peaks(), threads=0), "threads must be 1 or more"),
+        (lambda: Settings(sweeps=10), "sweeps must be 200 or more"),
+        (lambda: Settings(error=0), "error must be positive"),
+        (lambda: peaks(counts=[-1, 2]), "counts must be different whole numbers from 0 up"),
+        (lambda: peaks(counts=[]), "counts must be different whole numbers"),
+        (lambda: peaks("triangle"), "shape must be one of 'gaussian', 'lorentzian', 'pseudo-voigt' or a component"),
+        (lambda: peaks(width="wide"), "width must be left out or 'precision'"),
+        (lambda: peaks("lorentzian", width="precision"), "is for Gaussian peaks"),
+        (lambda: peaks(background="wavy"), "background must be None, 'constant'"),
+        (lambda: peaks(priors={"heigth": stats.uniform(0, 1)}), "priors name 'heigth', which no model here has"),
+        (lambda: peaks(priors={"sigma": stats.uniform(0, 0)}), "prior of 'sigma' has no support"),
+        (lambda: peaks(priors={"sigma": stats.uniform(3, -1)}), "prior of 'sigma' has no support"),
+        (lambda: Candidates(()), "candidates must be one or more models"),
+        (lambda: Candidates(peaks().models, (1.0, 2.0)), "prior probabilities must be 4 positive numbers"),
+        (lambda: dataset([], []), "there are no points of y"),
+        (lambda: dataset([1.0], [1.0]), "is a single point"),
+        (lambda: dataset([1.0, 2.0], [1.0, np.nan]), r"y \('y'\) is nan at point 1.*mask these points"),
+        (lambda: dataset([1.0, np.inf], [1.0, 2.0]), r"x \('x'\) is inf at point 1"),
+        (lambda: dataset([1.0, 2.0], [1.0, 2.0], sigma=[0.1, 0.0]), r"sigma of y \('y'\) is 0 at point 1"),
+        (lambda: dataset([1.0, 2.0], [1.0, 2.0], sigma=-1.0), "it must be positive"),
+        (lambda: dataset([1.0, 2.0], [1.0, 2.0], exposure=[1.0, 0.0]), "exposure of y"),
+        (lambda: dataset([2.0, 2.0], [1.0, 2.0]), "is 2 at all 2 points; choose the field that was scanned"),
+        (lambda: dataset([1.0, 2.0], [1.0]), "has 2 points and y"),
+        (lambda: dataset([[1.0], [2.0]], [1.0, 2.0]), "must have one dimension"),
+        (lambda: dataset(["a", "b"], [1.0, 2.0]), "is not a list of numbers"),
+        (lambda: dataset([1.0, 2.0], [1.0, 2.5], counts=True), "is not counts"),
+    ],
+)
+def test_bad_input_gets_a_sentence(call: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
+def test_a_prior_that_is_no_distribution_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="prior of 'sigma' must be a frozen distribution"):
+        peaks(priors={"sigma": 3.0})
+
+
+def test_x_out_of_order_or_repeated_is_put_right_and_said() -> None:
+    data = dataset([0.0, 2.0, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0])
+    assert data.x.tolist() == [0.0, 1.0, 1.0, 2.0]
+    assert data.y.tolist() == [1.0, 3.0, 4.0, 2.0]
+    assert "x ('x') did not run one way" in data.notes[0]
+    assert "x ('x') repeats 1 of its 4 values" in data.notes[1]
+    assert dataset([3.0, 2.0, 1.0], [1.0, 2.0, 3.0]).notes == ()
+    assert dataset([3.0, 2.0, 1.0], [1.0, 2.0, 3.0]) == dataset([1.0, 2.0, 3.0], [3.0, 2.0, 1.0])
+
+
+def test_masked_points_are_left_out() -> None:
+    data = dataset([0.0, 1.0, 2.0], [1.0, np.nan, 3.0], sigma=[0.1, 0.0, 0.3], mask=[True, False, True])
+    assert data.n == 2
+    assert data.sigma is not None
+    assert data.sigma.tolist() == [0.1, 0.3]
+    assert hash(data) != hash(dataset([0.0, 2.0], [1.0, 3.0]))
+
+
+def test_a_component_must_be_something_that_compiles() -> None:
+    with pytest.raises(ValueError, match="first argument of component 'wrong' must be x"):
+
+        @component
+        def wrong(t: float) -> float:
+            return t
+
+    table = [1.0, 2.0]
+    with pytest.raises(TypeError, match="component 'lookup' refers to 'table'"):
+
+        @component
+        def lookup(x: float, i: float) -> float:
+            return table[int(i)] * x
+
+    with pytest.raises(ValueError, match="has no parameter 'widht'"):
+
+        @component(roles={"widht": "width"})
+        def bump(x: float, width: float) -> float:
+            return x / width
+
+    with pytest.raises(ValueError, match="role of parameter 'width' must be one of"):
+
+        @component(roles={"width": "length"})
+        def dent(x: float, width: float) -> float:
+            return x / width
+
+
+def test_a_shape_parameter_without_a_prior_is_asked_for() -> None:
+    @component
+    def skewed(x: float, center: float, skew: float) -> float:
+        return (x - center) * skew
+
+    with pytest.raises(ValueError, match=r"there is no default prior for 'skewed1.skew': give priors=\{'skew': "):
+        select(GOOD, family(skewed, [1]), Gaussian(1.0))
