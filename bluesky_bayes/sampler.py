@@ -23,7 +23,8 @@ from bluesky_bayes.model import Model
 FEWEST_LEVELS, MOST_LEVELS = 8, 96
 LEVELS_PER_BARRIER = 2.0
 PARTICLES = 64
-COOLING = 4
+COOLING, FIRST_COOLING = 4, 100
+EASING_POINTS = 100_001
 SHORTEST = 200
 IN_QUESTION = 10.0
 
@@ -68,7 +69,7 @@ class Chain:
     Attributes
     ----------
     energies : (n_sweeps, n_levels) float64
-        -log likelihood less the task's constant, by level.
+        -log likelihood less the task's constant and the easing energy of an unknown noise, by level.
     samples : (n_sweeps, n_parameters) float64
         Whitened coordinates at beta = 1.
     steps : (n_levels, n_groups) float64
@@ -162,7 +163,8 @@ class Job:
 
     def assess(self) -> None:
         """Work out the evidence of the last round."""
-        self.evidence = evidence(self.ladder.betas, [chain.energies for chain in self.chains])
+        found = evidence(self.ladder.betas, [chain.energies for chain in self.chains])
+        self.evidence = found._replace(log_z=found.log_z + log_start(self.task))
 
     @property
     def unsure(self) -> bool:
@@ -230,7 +232,7 @@ def run_round(
     )  # fmt: skip
     n = n_sweeps - n_adapt
     return Chain(
-        energies[n_adapt:], samples[n_adapt:], steps, state.z[order], state.energy[order],
+        energies[n_adapt:], samples[n_adapt:], steps, state.z[order], (state.energy - state.easing)[order],
         rejected / max(0.5 * n, 1.0), accepted / max(n, 1), int(trips[:, 1].sum()), float(drift),
     )  # fmt: skip
 
@@ -247,25 +249,17 @@ def annealed(kernels: Any, task: Task, keys: Sequence[npt.NDArray[np.uint64]]) -
     all chains share the temperatures. The ladder takes one particle a level from the nearest temperature.
     """
     generators = [np.random.Generator(np.random.Philox(key=[int(key[0]), int(key[1])])) for key in keys]
-    clouds = [g.standard_normal((PARTICLES, len(task.tables))) for g in generators]
+    clouds = [started(task, g) for g in generators]
     beta, log_steps = 0.0, np.zeros(group_sizes(task).size)
     betas: list[float] = []
     barriers: list[float] = []
     all_steps: list[Array] = []
     history: list[list[Array]] = []
     while True:
+        steps = np.exp(np.tile(log_steps, (PARTICLES, 1)))
+        same, number = np.full(PARTICLES, beta), FIRST_COOLING + len(betas)
         rounds = [
-            run_round(
-                kernels,
-                task,
-                np.full(PARTICLES, beta),
-                np.exp(np.tile(log_steps, (PARTICLES, 1))),
-                z,
-                COOLING,
-                COOLING,
-                len(betas) + 100,
-                key,
-            )
+            run_round(kernels, task, same, steps, z, COOLING, COOLING, number, key)
             for z, key in zip(clouds, keys, strict=True)
         ]
         clouds = [chain.last for chain in rounds]
@@ -279,12 +273,54 @@ def annealed(kernels: Any, task: Task, keys: Sequence[npt.NDArray[np.uint64]]) -
             break
         beta = next_beta(beta, energies.ravel())
         clouds = [z[resampled((betas[-1] - beta) * e, g)] for z, e, g in zip(clouds, energies, generators, strict=True)]
-    old = np.array(betas)
-    new = respaced(old, np.array(barriers))
-    at = _nearest(new, old)
-    steps = np.exp(np.stack(all_steps))[at]
+    new, position = respaced(np.array(betas), np.array(barriers))
+    at = np.rint(position).astype(np.intp)
     coordinates = tuple(np.stack([history[i][c][g.integers(PARTICLES)] for i in at]) for c, g in enumerate(generators))
-    return Ladder(new, steps, coordinates)
+    return Ladder(new, carried(np.stack(all_steps), position), coordinates)
+
+
+def easing(task: Task) -> tuple[int, Array, Array]:
+    """Weight of an unknown noise at beta = 0, where imagined points stand in for the data (`engine.easing_energy`).
+
+    Returns
+    -------
+    parameter : int
+        The noise's, or -1 where it is known.
+    z : (n,) float64
+        Whitened coordinates, evenly spaced.
+    log_weight : (n,) float64
+        Logarithm of the weight of each: standard normal density, spacing and exp(-V).
+    """
+    z_max = float(task.z_max[0])
+    z = np.linspace(-z_max, z_max, EASING_POINTS)
+    log_weight = -0.5 * z * z - 0.5 * np.log(2.0 * np.pi) + np.log(z[1] - z[0])
+    unknown = np.flatnonzero(task.noise_parameter >= 0)
+    if unknown.size == 0:
+        return -1, z, log_weight
+    j = int(task.noise_parameter[unknown[0]])
+    table = task.tables[j]
+    sigma = np.interp(z, np.linspace(-z_max, z_max, table.size), table)
+    for block in unknown:
+        s = sigma / task.noise_scale[block]
+        log_weight -= task.n_easing[block] * (np.log(s) + 0.5 / (s * s))
+    return j, z, log_weight
+
+
+def started(task: Task, rng: np.random.Generator) -> Array:
+    """Particles at beta = 0, (PARTICLES, n_parameters)."""
+    particles = rng.standard_normal((PARTICLES, len(task.tables)))
+    j, z, log_weight = easing(task)
+    if j >= 0:
+        edges = np.cumsum(np.exp(log_weight - log_weight.max()))
+        particles[:, j] = z[np.searchsorted(edges, edges[-1] * rng.random(PARTICLES))]
+    return particles
+
+
+def log_start(task: Task) -> float:
+    """Logarithm of the normaliser at beta = 0: zero where the noise is known."""
+    j, _, log_weight = easing(task)
+    top = float(log_weight.max())
+    return 0.0 if j < 0 else top + float(np.log(np.sum(np.exp(log_weight - top))))
 
 
 def next_beta(beta: float, energies: Array) -> float:
@@ -317,12 +353,17 @@ def resampled(log_weights: Array, rng: np.random.Generator) -> npt.NDArray[np.in
 
 def tuned(ladder: Ladder, chains: Sequence[Chain]) -> Ladder:
     """Temperatures evenly spaced in the communication barrier; steps and coordinates carried over."""
-    old = ladder.betas
-    betas = respaced(old, local_barrier(np.concatenate([chain.energies for chain in chains])))
-    log_steps = np.mean([np.log(chain.steps) for chain in chains], axis=0)
-    at = _nearest(betas, old)
-    steps = np.stack([np.exp(_between(betas, old, column)) for column in log_steps.T], axis=1)
+    barrier = local_barrier(np.concatenate([chain.energies for chain in chains]))
+    betas, position = respaced(ladder.betas, barrier)
+    steps = carried(np.mean([np.log(chain.steps) for chain in chains], axis=0), position)
+    at = np.rint(position).astype(np.intp)
     return Ladder(betas, steps, tuple(chain.last[at] for chain in chains))
+
+
+def carried(log_steps: Array, position: Array) -> Array:
+    """Steps at fractional positions of the old ladder."""
+    ranks = np.arange(len(log_steps))
+    return np.stack([np.exp(np.interp(position, ranks, column)) for column in log_steps.T], axis=1)
 
 
 def local_barrier(energies: Array) -> Array:
@@ -334,31 +375,35 @@ def local_barrier(energies: Array) -> Array:
     return barrier
 
 
-def respaced(betas: Array, barrier: Array) -> Array:
-    """Temperatures with even steps of the integral of `barrier`, a power law of beta between levels."""
-    lengths = np.empty(betas.size - 1)
-    lengths[0] = 0.5 * (barrier[0] + barrier[1]) * betas[1]
-    log_ratio = np.diff(np.log(betas[1:]))
-    slope = np.diff(np.log(barrier[1:])) / log_ratio + 1.0
-    start = barrier[1:-1] * betas[1:-1]
-    flat = np.abs(slope) < 1e-6
-    safe = np.where(flat, 1.0, slope)
-    lengths[1:] = start * np.where(flat, log_ratio, np.expm1(safe * log_ratio) / safe)
+def respaced(betas: Array, barrier: Array) -> tuple[Array, Array]:
+    """Temperatures with even steps of the integral of `barrier`.
+
+    Between levels it is taken as exponential in ``u = log(beta / (1 - beta))``, in the end segments as linear in beta.
+
+    Returns
+    -------
+    betas : (n_levels,) float64
+    position : (n_levels,) float64
+        Where they lie among the old ones.
+    """
+    u = np.log(betas[1:-1]) - np.log1p(-betas[1:-1])
+    slope = barrier[1:-1] * betas[1:-1] * (1.0 - betas[1:-1])
+    ends = 0.5 * (barrier[1:] + barrier[:-1]) * np.diff(betas)
+    lengths = np.concatenate([ends[:1], _log_mean(slope[:-1], slope[1:]) * np.diff(u), ends[-1:]])[: ends.size]
     total = np.concatenate([[0.0], np.cumsum(lengths)])
     n_levels = int(np.clip(np.ceil(LEVELS_PER_BARRIER * total[-1]) + 1, FEWEST_LEVELS, MOST_LEVELS))
-    even = np.linspace(0.0, total[-1], n_levels)
-    first = betas[1] * even / total[1]
-    new: Array = np.where(even < total[1], first, np.exp(np.interp(even, total[1:], np.log(betas[1:]))))
+    position: Array = np.interp(np.linspace(0.0, total[-1], n_levels), total, np.arange(betas.size))
+    linear = np.interp(position, np.arange(betas.size), betas)
+    inside = (position > 1.0) & (position < betas.size - 2.0)
+    logit = np.interp(position, np.arange(1, betas.size - 1), u) if u.size else np.zeros(n_levels)
+    new: Array = np.where(inside, 1.0 / (1.0 + np.exp(-logit)), linear)
     new[0], new[-1] = 0.0, 1.0
-    return new
+    return new, position
 
 
-def _nearest(betas: Array, old: Array) -> npt.NDArray[np.intp]:
-    rank = _between(betas, old, np.arange(old.size, dtype=np.float64))
-    return np.rint(rank).astype(np.intp)
-
-
-def _between(betas: Array, old: Array, values: Array) -> Array:
-    """Values at the old temperatures interpolated in beta^(1/4)."""
-    between: Array = np.interp(betas**0.25, old**0.25, values)
-    return between
+def _log_mean(a: Array, b: Array) -> Array:
+    """Mean of an exponential between its values at the ends."""
+    ratio = np.log(b / a)
+    even = np.abs(ratio) < 1e-6
+    mean: Array = np.where(even, a, (b - a) / np.where(even, 1.0, ratio))
+    return mean

@@ -178,6 +178,22 @@ def total_energy(task, state, parts, at, p, moved, value):
     return energy if energy < IMPOSSIBLE else IMPOSSIBLE
 
 
+@small
+def easing_energy(task, state, p, moved, value):
+    """Energy of some imagined points with residuals of one scale each, for an unknown noise.
+
+    It stands in for the likelihood where that is tempered away: without it an unknown standard deviation collapses as
+    soon as a model fits, a first-order transition that no ladder crosses well.
+    """
+    energy = 0.0
+    for block in range(task.noise.size):
+        j = task.noise_parameter[block]
+        if j >= 0:
+            sigma = (value if j == moved else state.theta[p, j]) / task.noise_scale[block]
+            energy += task.n_easing[block] * (np.log(sigma) + 0.5 / (sigma * sigma))
+    return energy if energy < IMPOSSIBLE else IMPOSSIBLE
+
+
 @jit
 def rebuild(task, state, p, scratch):
     """Everything of replica `p` from its coordinates."""
@@ -207,6 +223,7 @@ def rebuild(task, state, p, scratch):
             part += task.weight[i] * v * v
         state.parts[p, block] = block_part(task, block, part, residual, p * n_points + a)
     state.energy[p] = total_energy(task, state, state.parts, p, p, -1, 0.0)
+    state.easing[p] = easing_energy(task, state, p, -1, 0.0)
 
 
 @small
@@ -249,7 +266,7 @@ def copy_points(source, s0, target, t0, n):
 
 
 @small
-def commit(task, state, p, j, z, value, energy, scratch):
+def commit(task, state, p, j, z, value, energy, easing, scratch):
     """Take the proposal; from an impossibly bad state everything is rebuilt, so that no rounding is carried on."""
     n_points, n_curves = task.x.size, task.curve_start[task.term_kind.size]
     state.z[p, j] = z
@@ -258,6 +275,7 @@ def commit(task, state, p, j, z, value, energy, scratch):
         rebuild(task, state, p, scratch)
         return
     state.energy[p] = energy
+    state.easing[p] = easing
     residual, curves = state.residual, state.curves
     for touch in range(task.touch_start[j], task.touch_start[j + 1]):
         term = task.touch_term[touch]
@@ -278,18 +296,19 @@ def sweep_replica(task, state, p, beta, steps, level, accepted, draw, sweep, scr
         z = np.sqrt(1.0 - s * s) * state.z[p, j] + s * scratch.normals[draw + j]
         value = quantile(task, j, z)
         energy = propose(task, state, p, j, value, scratch)
-        gain = -beta * (energy - state.energy[p])
+        easing = easing_energy(task, state, p, j, value)
+        gain = -beta * (energy - state.energy[p]) - (1.0 - beta) * (easing - state.easing[p])
         accepted[g] += np.exp(gain) if gain < 0.0 else 1.0
         if gain >= 0.0 or scratch.log_uniforms[draw + j] < gain:
-            commit(task, state, p, j, z, value, energy, scratch)
+            commit(task, state, p, j, z, value, energy, easing, scratch)
 
 
 @jit
-def swap_neighbours(parity, betas, energy, order, log_uniforms, rejected):
+def swap_neighbours(parity, betas, energy, easing, order, log_uniforms, rejected):
     """Exchange neighbouring temperatures, pairs that begin at `parity`; adds each pair's rejection probability."""
     for level in range(parity, betas.size - 1, 2):
         lower, upper = order[level], order[level + 1]
-        gain = (betas[level + 1] - betas[level]) * (energy[upper] - energy[lower])
+        gain = (betas[level + 1] - betas[level]) * ((energy[upper] - easing[upper]) - (energy[lower] - easing[lower]))
         rejected[level] += 0.0 if gain >= 0.0 else 1.0 - np.exp(gain)
         if gain >= 0.0 or log_uniforms[level] < gain:
             order[level], order[level + 1] = upper, lower
@@ -330,7 +349,8 @@ def run_ladder(
     Steps are adapted towards an acceptance of 0.44 in the first `n_adapt` sweeps and kept after. `energies`
     (n_sweeps, n_levels) and `samples` (n_sweeps, n_parameters: the coldest level's coordinates) are filled; `rejected`
     (n_levels - 1) and `accepted` (n_levels, n_groups) add up over the sweeps after adaptation; `trips` (n_replicas, 2)
-    holds the end last visited (-1: none) and the round trips of each replica.
+    holds the end last visited (-1: none) and the round trips of each replica. A level's weight is
+    ``exp(-beta E - (1 - beta) V)`` with the easing energy V, zero where the noise is known; `energies` are ``E - V``.
     """
     n_levels, n_parameters = betas.size, state.z.shape[1]
     hits = scratch.hits
@@ -360,10 +380,10 @@ def run_ladder(
         if t == n_adapt:
             for level in range(n_levels - 1):
                 rejected[level] = 0.0
-        swap_neighbours(t % 2, betas, state.energy, order, scratch.log_uniforms, rejected)
+        swap_neighbours(t % 2, betas, state.energy, state.easing, order, scratch.log_uniforms, rejected)
         count_trips(order, trips)
         for level in range(n_levels):
-            energies[t, level] = state.energy[order[level]]
+            energies[t, level] = state.energy[order[level]] - state.easing[order[level]]
         for j in range(n_parameters):
             samples[t, j] = state.z[order[n_levels - 1], j]
     return drift

@@ -36,6 +36,8 @@ class Task(NamedTuple):
         Unit of the block's y: an unknown standard deviation is divided by it.
     n_data : (n_blocks,) float64
         Real points of each block.
+    n_easing : (n_blocks,) float64
+        Imagined points that stand in for them where the likelihood is tempered away (`engine.easing_energy`).
     constant : (1,) float64
         The part of -log likelihood that no parameter changes, with the full normalisers.
     term_kind, term_block : (n_terms,) int64
@@ -66,6 +68,7 @@ class Task(NamedTuple):
     noise_parameter: Array
     noise_scale: Array
     n_data: Array
+    n_easing: Array
     constant: Array
     term_kind: Array
     term_block: Array
@@ -99,6 +102,8 @@ class State(NamedTuple):
         Weighted sum of squares, or Poisson energy, of each block.
     energy : (n_replicas,) float64
         -log likelihood less `Task.constant`.
+    easing : (n_replicas,) float64
+        Energy that an unknown noise has where the likelihood is tempered away, see `engine.easing_energy`.
     """
 
     z: Array
@@ -107,6 +112,7 @@ class State(NamedTuple):
     residual: Array
     parts: Array
     energy: Array
+    easing: Array
 
 
 class Scratch(NamedTuple):
@@ -145,6 +151,7 @@ def new_state(task: Task, z: Array) -> State:
         aligned(n * int(task.curve_start[-1]), dtype),
         aligned(n * task.x.size, dtype),
         np.zeros((n, task.noise.size)),
+        np.zeros(n),
         np.zeros(n),
     )
 
