@@ -12,6 +12,7 @@ from bluesky_bayes.inference import select, select_many
 from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Gaussian, Poisson
 from bluesky_bayes.posterior import Posterior
+from bluesky_bayes.sampler import Settings
 from bluesky_bayes.selection import Selection
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Poisson",
     "Posterior",
     "Selection",
+    "Settings",
     "component",
     "select",
     "select_many",

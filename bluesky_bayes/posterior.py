@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WORST_R_HAT, WORST_ERROR, WORST_GAP, WORST_DRIFT, WORST_FIT = 1.1, 1.0, 1.0, 0.05, 1e-3
 """Where checks begin to fail."""
+CURE = "sample longer (raise `longest` in Settings)"
 
 
 class Summary(NamedTuple):
@@ -51,7 +52,7 @@ class Fit:
     low, high : (n,) float64
         Central 95 % band of the curve.
     terms : mapping of str to (n,) float64
-        Each component's curve at the posterior mean's parameters, by label.
+        Each component's curve, averaged over the draws, by label.
     residual : (n,) float64
         Data less mean, in standard deviations of the noise.
     """
@@ -109,19 +110,18 @@ class Diagnostics:
 
     def sampling_problems(self, error: float) -> tuple[str, ...]:
         """What speaks against the evidence, whose stated error is `error`, in plain sentences."""
-        cure = "sample longer (more sweeps)"
         problems = []
         if self.levels and self.round_trips < self.chains:
             problems.append(
                 f"only {self.round_trips} round trips between prior and posterior in {self.chains} chains, "
-                f"the evidence may miss a mode; {cure}"
+                f"the evidence may miss a mode; {CURE}"
             )
         if error > WORST_ERROR:
-            problems.append(f"the log evidence is uncertain by {error:.1f} nats; {cure}")
+            problems.append(f"the log evidence is uncertain by {error:.1f} nats; {CURE}")
         if self.r_hat_energy > WORST_R_HAT:
-            problems.append(f"the chains disagree on how well the model fits (R-hat {self.r_hat_energy:.2f}); {cure}")
+            problems.append(f"the chains disagree on how well the model fits (R-hat {self.r_hat_energy:.2f}); {CURE}")
         if self.gap > WORST_GAP + 5.0 * error:
-            problems.append(f"the evidence differs by {self.gap:.1f} nats stepped up or down the temperatures; {cure}")
+            problems.append(f"the evidence differs by {self.gap:.1f} nats stepped up or down the temperatures; {CURE}")
         if self.drift > WORST_DRIFT:
             problems.append(f"rounding moved an energy by {self.drift:.2g} nats; report this with the data")
         return tuple(problems)
@@ -130,7 +130,7 @@ class Diagnostics:
         """What speaks against the model's parameters or the model itself, in plain sentences."""
         problems = [f"the posterior presses {edge} of its prior; widen the prior" for edge in self.edges]
         if self.r_hat > WORST_R_HAT:
-            problems.append(f"the chains disagree on a parameter (R-hat {self.r_hat:.2f}); sample longer (more sweeps)")
+            problems.append(f"the chains disagree on a parameter (R-hat {self.r_hat:.2f}); {CURE}")
         if self.p_fit < WORST_FIT:
             problems.append(
                 f"the model does not fit: data made by it fit worse with probability {self.p_fit:.1g} only; "

@@ -9,11 +9,20 @@ import pytest
 from problems import box, nagata_2012, nagata_candidates
 from scipy import stats
 
-from bluesky_bayes import Candidates, Dataset, Gaussian, Poisson, Selection, component, select, select_many
+from bluesky_bayes import (
+    Candidates,
+    Dataset,
+    Gaussian,
+    Poisson,
+    Selection,
+    Settings,
+    component,
+    select,
+    select_many,
+)
 from bluesky_bayes.candidates import family
 from bluesky_bayes.families import peaks
 from bluesky_bayes.noise import Noise
-from bluesky_bayes.sampler import Settings
 
 SHORT = Settings(sweeps=200, longest=200)
 dataset: Any = Dataset
@@ -121,7 +130,7 @@ def test_too_short_a_run_says_that_it_is_not_to_be_trusted() -> None:
     data, candidates = box(3)
     selection = select(data, candidates, Gaussian(0.1), seed=0, settings=Settings(sweeps=200, longest=200))
     assert not selection.trustworthy
-    assert any("sample longer" in warning for warning in selection.warnings)
+    assert any("sample longer (raise `longest` in Settings)" in warning for warning in selection.warnings)
 
 
 def test_rounds_lengthen_until_the_wanted_error_is_reached() -> None:

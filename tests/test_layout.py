@@ -25,6 +25,7 @@ def test_the_public_names_are_these() -> None:
         "Poisson",
         "Posterior",
         "Selection",
+        "Settings",
         "component",
         "select",
         "select_many",
