@@ -29,7 +29,8 @@ class Analysis:
     x, y : str or None
         Field names; left out, the run's hints say what was scanned and what was measured.
     noise : Gaussian or Poisson, optional
-        By default the data's own uncertainties, counting noise where data are declared counts, else unknown.
+        By default the data's own uncertainties where `sigma` names them, else Gaussian noise of unknown standard
+        deviation. A run does not say that its y are counts: for counts give ``noise=Poisson()``.
     stream : str
         Stream that holds the fields.
     sigma, exposure : str or None
