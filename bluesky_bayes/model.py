@@ -12,7 +12,7 @@ import numpy as np
 
 from bluesky_bayes.components import Component, Parameter
 from bluesky_bayes.dataset import Dataset
-from bluesky_bayes.noise import SIGMA, Gaussian, Noise
+from bluesky_bayes.noise import SIGMA, Gaussian, Noise, Poisson
 from bluesky_bayes.priors import Prior, check_prior, describe
 
 
@@ -142,7 +142,8 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
 
     Heights are uniform up to one and a half times the range of y, positions uniform over x, widths log-uniform from
     the points' spacing to half of the range of x, constants uniform over y and half its range more on either side
-    (from zero for counts), powers of x normal with the slope that crosses the range.
+    (from zero for counts), powers of x normal with the slope that crosses the range. With counting noise y are rates:
+    counts per unit of the noise's exposure.
 
     Raises
     ------
@@ -151,7 +152,7 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
     """
     from scipy import stats
 
-    y = data.y / data.exposure if data.exposure is not None else data.y
+    y = data.y / noise.exposure if isinstance(noise, Poisson) and noise.exposure is not None else data.y
     low, high, width = float(y.min()), float(y.max()), float(np.ptp(data.x))
     height = high - low
     if height == 0 and isinstance(noise, Gaussian) and noise.known:

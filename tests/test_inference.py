@@ -22,7 +22,7 @@ from bluesky_bayes import (
 )
 from bluesky_bayes.candidates import family
 from bluesky_bayes.families import peaks
-from bluesky_bayes.noise import Noise
+from bluesky_bayes.noise import Noise, noise_for
 
 SHORT = Settings(sweeps=200, longest=200)
 dataset: Any = Dataset
@@ -300,6 +300,23 @@ def test_a_component_must_be_something_that_compiles() -> None:
         @component(roles={"width": "length"})
         def dent(x: float, width: float) -> float:
             return x / width
+
+
+def test_default_priors_of_counts_are_rates_by_the_exposure_of_the_noise() -> None:
+    x, y = np.arange(11.0), np.array([4.0, 6, 8, 12, 40, 84, 44, 12, 8, 6, 4])
+    plain, exposed = Dataset(x, y, counts=True), dataset(x, y, counts=True, exposure=2.0)
+
+    def top(data: Dataset, noise: Noise | None) -> float:
+        (model,) = peaks(counts=[1]).resolved(data, noise_for(data, noise)).models
+        prior = model.priors["peak1.amplitude"]
+        assert prior is not None
+        return float(prior.support()[1])
+
+    assert top(plain, Poisson(2.0)) == pytest.approx(60.0)
+    assert top(plain, Poisson(np.full(11, 2.0))) == pytest.approx(60.0)
+    assert top(exposed, None) == top(exposed, Poisson()) == pytest.approx(60.0)
+    assert top(exposed, Poisson(4.0)) == pytest.approx(30.0)
+    assert top(exposed, Gaussian(1.0)) == top(exposed, Gaussian()) == pytest.approx(120.0)
 
 
 def test_a_shape_parameter_without_a_prior_is_asked_for() -> None:
