@@ -13,7 +13,7 @@ import numpy as np
 from bluesky_bayes.components import Component, Parameter
 from bluesky_bayes.dataset import Dataset
 from bluesky_bayes.noise import SIGMA, Gaussian, Noise, Poisson
-from bluesky_bayes.priors import Prior, check_prior, describe
+from bluesky_bayes.priors import Prior, check_prior, describe, to_table
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,12 @@ class Model:
     def digest(self) -> str:
         """SHA-256 of everything that gives the model its meaning."""
         content: list[Any] = [self.name, list(self.counts.items()), self.exchangeable]
-        content += [[name, describe(prior) if prior else None] for name, prior in self.priors.items()]
+        content += [[name, to_table(prior) if prior else None] for name, prior in self.priors.items()]
         for term in self.terms:
             shape = term.component.shape
             slots = [[slot.parameter, slot.scale, slot.offset] for slot in term.slots]
             content.append([term.label, term.block, shape.name, shape.source, shape.constants, slots])
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) -> Prior:

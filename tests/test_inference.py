@@ -319,6 +319,14 @@ def test_default_priors_of_counts_are_rates_by_the_exposure_of_the_noise() -> No
     assert top(exposed, Gaussian(1.0)) == top(exposed, Gaussian()) == pytest.approx(120.0)
 
 
+def test_priors_that_differ_in_the_seventh_digit_have_digests_of_their_own() -> None:
+    def digest(low: float) -> str:
+        return peaks(counts=[1], priors={"center": stats.uniform(low, 1)}).digest
+
+    assert digest(12820.01) != digest(12820.04)
+    assert digest(12820.01) == digest(12820.01)
+
+
 def test_a_shape_parameter_without_a_prior_is_asked_for() -> None:
     @component
     def skewed(x: float, center: float, skew: float) -> float:
