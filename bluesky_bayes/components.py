@@ -93,19 +93,24 @@ def capture(function: Callable[..., Any]) -> PlainFunction:
     Raises
     ------
     TypeError
-        When the function refers to something that is neither a number, nor of math or numpy, nor such a function.
+        When the function is not written with def, refers to something that is neither a number, nor of math or
+        numpy, nor such a function, or to different things by one name.
     ValueError
         When its source cannot be found (typed into a plain ``python`` prompt).
     """
     sources: dict[str, str] = {}
     constants: dict[str, float] = {}
-    _capture(function, sources, constants)
+    _capture(function, sources, constants, {function.__name__: function})
     return PlainFunction(function.__name__, "\n\n".join(sources.values()), tuple(sorted(constants.items())))
 
 
-def _capture(function: Callable[..., Any], sources: dict[str, str], constants: dict[str, float]) -> None:
+def _capture(
+    function: Callable[..., Any], sources: dict[str, str], constants: dict[str, float], known: dict[str, Any]
+) -> None:
     if not isinstance(function, FunctionType):
         raise TypeError(f"a component must be a plain Python function; got {function!r}")
+    if function.__name__ == "<lambda>":
+        raise TypeError(f"a component must be written with def; got {function!r}")
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, SyntaxError) as error:
@@ -113,8 +118,9 @@ def _capture(function: Callable[..., Any], sources: dict[str, str], constants: d
             f"cannot read the source of {function.__name__!r}: define it in a file or in IPython"
         ) from error
     definition = tree.body[0]
-    if not isinstance(definition, ast.FunctionDef):
-        raise TypeError(f"a component must be written with def; got {function!r}")
+    names = {function.__name__, function.__code__.co_name, getattr(definition, "name", "")}
+    if not isinstance(definition, ast.FunctionDef) or len(names) > 1:
+        raise TypeError(f"a component must be written with def, under its own name and unwrapped; got {function!r}")
     definition.decorator_list = []
     definition.returns = None
     for argument in definition.args.args:
@@ -123,14 +129,17 @@ def _capture(function: Callable[..., Any], sources: dict[str, str], constants: d
     for name, value in _references(function).items():
         if isinstance(value, bool | int | float | np.floating | np.integer):
             constants[name] = float(value)
+            _check_same(function, name, repr(float(value)), known)
         elif isinstance(value, ModuleType) and value in MATH_MODULES:
             rename[name] = MATH_MODULES[value]
         elif (home := _math_home(value)) is not None:
             rename[name] = home
         elif isinstance(value, FunctionType):
-            if name not in sources:
-                sources[name] = ""
-                _capture(value, sources, constants)
+            rename[name] = helper = value.__name__
+            _check_same(function, helper, value, known)
+            if helper not in sources:
+                sources[helper] = ""
+                _capture(value, sources, constants, known)
         else:
             raise TypeError(
                 f"component {function.__name__!r} refers to {name!r} ({type(value).__name__}); "
@@ -139,6 +148,14 @@ def _capture(function: Callable[..., Any], sources: dict[str, str], constants: d
     tree = ast.fix_missing_locations(_Rename(rename).visit(tree))
     sources.pop(function.__name__, None)
     sources[function.__name__] = ast.unparse(tree)
+
+
+def _check_same(function: FunctionType, name: str, value: Any, known: dict[str, Any]) -> None:
+    if known.setdefault(name, value) != value:
+        raise TypeError(
+            f"component {function.__name__!r} and the functions that it calls mean different things by {name!r}; "
+            "rename one"
+        )
 
 
 def _references(function: FunctionType) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Answers: reproducible, the same alone and in a batch, honest about ties and about bad input."""
 
+import functools
 import math
 import pickle
 from typing import Any
@@ -21,6 +22,7 @@ from bluesky_bayes import (
     select_many,
 )
 from bluesky_bayes.candidates import family
+from bluesky_bayes.components import capture
 from bluesky_bayes.families import peaks
 from bluesky_bayes.noise import Noise, noise_for
 
@@ -289,6 +291,30 @@ def test_a_component_must_be_something_that_compiles() -> None:
         def lookup(x: float, i: float) -> float:
             return table[int(i)] * x
 
+    with pytest.raises(TypeError, match="must be written with def"):
+        component(lambda x, i: i * x)
+
+    def innocent(x: float, other: Any = lambda x: 2 * x) -> float:
+        return x
+
+    with pytest.raises(TypeError, match="must be written with def"):
+        component((innocent.__defaults__ or ())[0])
+
+    @functools.wraps(innocent)
+    def wrapper(x: float) -> float:
+        return 3 * x
+
+    with pytest.raises(TypeError, match="must be written with def"):
+        component(wrapper)
+
+    twice = (innocent.__defaults__ or ())[0]
+    with pytest.raises(TypeError, match="must be written with def"):
+
+        @component
+        def through(x: float) -> float:
+            value: float = twice(x)
+            return value
+
     with pytest.raises(ValueError, match="has no parameter 'widht'"):
 
         @component(roles={"widht": "width"})
@@ -300,6 +326,34 @@ def test_a_component_must_be_something_that_compiles() -> None:
         @component(roles={"width": "length"})
         def dent(x: float, width: float) -> float:
             return x / width
+
+
+def double(x: float) -> float:
+    return 2.0 * x
+
+
+def test_functions_that_a_component_calls_keep_their_meaning() -> None:
+    twice = double
+
+    def aliased(x: float) -> float:
+        return 1.0 + twice(x)
+
+    assert capture(aliased)(3.0) == 7.0
+
+    def another() -> Any:
+        def double(x: float) -> float:
+            return 3.0 * x
+
+        return double
+
+    other = another()
+
+    def torn(x: float) -> float:
+        value: float = twice(x) + other(x)
+        return value
+
+    with pytest.raises(TypeError, match="'torn' and the functions that it calls mean different things by 'double'"):
+        capture(torn)
 
 
 def test_default_priors_of_counts_are_rates_by_the_exposure_of_the_noise() -> None:
