@@ -14,7 +14,7 @@ from bluesky_bayes.dataset import Dataset
 from bluesky_bayes.model import MIDDLE, Model, Slot, Term
 from bluesky_bayes.noise import Noise
 from bluesky_bayes.priors import Prior, check_prior
-from bluesky_bayes.shapes import constant, monomial
+from bluesky_bayes.shapes import constant, power
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,4 +161,4 @@ def _background(background: str | int | None) -> list[Term]:
             f"background must be None, 'constant', {', '.join(map(repr, DEGREES))} or a degree up to {MOST_DEGREE}; "
             f"got {background!r}"
         )
-    return [Term(f"c{n}", monomial, (Slot(f"c{n}"), MIDDLE, Slot(None, offset=float(n)))) for n in range(degree + 1)]
+    return [Term(f"c{n}", power(n), (Slot(f"c{n}"), MIDDLE, Slot(None, offset=float(n)))) for n in range(degree + 1)]

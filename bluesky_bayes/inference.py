@@ -18,7 +18,7 @@ from bluesky_bayes.posterior import Posterior
 from bluesky_bayes.sampler import Job, Settings, run_jobs
 from bluesky_bayes.selection import Selection
 from bluesky_bayes.summaries import posterior_of
-from bluesky_bayes.tasks import Block, blocks_of, component_set, make_task, shape_source, single_precision_is_enough
+from bluesky_bayes.tasks import Block, blocks_of, make_task, shape_sources, single_precision_is_enough
 
 BATCH = 16
 """Data sets sampled side by side; more wait their turn, so that memory stays bounded."""
@@ -136,10 +136,10 @@ class _Question:
         return cls(data, noise, candidates, block, single_precision_is_enough(block))
 
     def jobs(self, settings: Settings, seed: int) -> list[Job]:
-        components = component_set(self.candidates.models)
-        kernels = kernels_for([shape_source(c) for c in components], self.single)
         models = self.candidates.models
-        return [Job(kernels, make_task([self.block], m, components, self.single), settings, seed, m) for m in models]
+        kinds = shape_sources(models)
+        kernels = kernels_for(kinds, self.single)
+        return [Job(kernels, make_task([self.block], m, kinds, self.single), settings, seed, m) for m in models]
 
 
 def _answer(

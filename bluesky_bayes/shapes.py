@@ -6,11 +6,12 @@ Every peak has unit height, so that `amplitude` is its height, as lmfit's users 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from bluesky_bayes.components import Component, component
+from bluesky_bayes.components import Component, Parameter, component
 from bluesky_bayes.kernels.math import exp
 
 FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
@@ -96,6 +97,12 @@ def monomial(x: float, origin: float, degree: float) -> float:
     for _ in range(int(degree)):
         value *= x - origin
     return value
+
+
+def power(degree: int) -> Component:
+    """`monomial` with its coefficient's unit, which depends on the degree."""
+    unit = {0: "y", 1: "y/x"}.get(degree, f"y/x^{degree}")
+    return replace(monomial, parameters=(Parameter("c", "amplitude", unit), *monomial.parameters[1:]))
 
 
 PEAKS: dict[str, Component] = {

@@ -19,6 +19,8 @@ from bluesky_bayes.noise import SIGMA, Gaussian, Noise
 from bluesky_bayes.priors import Z_MAX, Prior, quantile_table
 
 EPS = float(np.finfo(np.float32).eps)
+EASING = 0.02
+"""Imagined points for each real one, see `kernels.engine.easing_energy`; 0.01 to 0.03 were quickest of 0.01 to 1."""
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -96,9 +98,12 @@ def single_precision_is_enough(block: Block) -> bool:
     return EPS * largest < noise / 15.0
 
 
-def component_set(models: Sequence[Model]) -> tuple[Component, ...]:
-    """The different components of some models, in order of appearance."""
-    return tuple(dict.fromkeys(term.component for model in models for term in model.terms))
+def shape_sources(models: Sequence[Model]) -> tuple[ShapeSource, ...]:
+    """The different shapes of some models, in order of appearance: the kinds that a kernel knows.
+
+    Components that differ in name or units alone share one.
+    """
+    return tuple(dict.fromkeys(shape_source(term.component) for model in models for term in model.terms))
 
 
 def shape_source(component: Component) -> ShapeSource:
@@ -116,8 +121,8 @@ def blocks_of(data: Sequence[Dataset], noises: Sequence[Noise], models: Sequence
     return [make_block(*entry) for entry in zip(data, noises, movable, strict=True)]
 
 
-def make_task(blocks: Sequence[Block], model: Model, components: Sequence[Component], single: bool) -> Task:
-    """Arrays of one model; every prior must be filled in."""
+def make_task(blocks: Sequence[Block], model: Model, kinds: Sequence[ShapeSource], single: bool) -> Task:
+    """Arrays of one model, of kernels of these kinds; every prior must be filled in."""
     dtype = np.float32 if single else np.float64
     sizes = [padded(block.y.size, dtype) for block in blocks]
     block_start = _starts(sizes)
@@ -138,8 +143,9 @@ def make_task(blocks: Sequence[Block], model: Model, components: Sequence[Compon
         noise_parameter=_ints(index[SIGMA] if block.unknown else -1 for block in blocks),
         noise_scale=np.array([block.scale for block in blocks]),
         n_data=np.array([float(block.y.size) for block in blocks]),
+        n_easing=np.array([EASING * block.y.size for block in blocks]),
         constant=np.array([sum(block.constant for block in blocks)]),
-        term_kind=_ints(components.index(term.component) for term in model.terms),
+        term_kind=_ints(kinds.index(shape_source(term.component)) for term in model.terms),
         term_block=_ints(term.block for term in model.terms),
         curve_start=_starts([sizes[term.block] for term in model.terms]),
         slot_start=_starts([len(term.slots) for term in model.terms]),

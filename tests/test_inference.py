@@ -25,6 +25,7 @@ from bluesky_bayes.candidates import family
 from bluesky_bayes.components import capture
 from bluesky_bayes.families import peaks
 from bluesky_bayes.noise import Noise, noise_for
+from bluesky_bayes.tasks import shape_sources
 
 SHORT = Settings(sweeps=200, longest=200)
 dataset: Any = Dataset
@@ -92,6 +93,7 @@ def test_two_peaks_on_a_slope_are_found_with_default_priors_and_unknown_noise(sh
     assert abs(found["c1"].mean - 0.01) < 4 * found["c1"].sd
     assert selection.best.unit("peak1.center", data.units) == "eV"
     assert selection.best.unit("c0", data.units) == "1/s"
+    assert selection.best.unit("c1", data.units) == "(1/s)/(eV)"
     assert any("center ~ uniform(700, 30)" in note for note in selection.notes)
 
 
@@ -379,6 +381,13 @@ def test_priors_that_differ_in_the_seventh_digit_have_digests_of_their_own() -> 
 
     assert digest(12820.01) != digest(12820.04)
     assert digest(12820.01) == digest(12820.01)
+
+
+def test_coefficients_of_a_polynomial_have_units_and_share_a_kind() -> None:
+    (model,) = peaks(counts=[0], background="quadratic").models
+    units = [model.parameter(name).unit for name in model.parameters]
+    assert units == ["y", "y/x", "y/x^2"]
+    assert len(shape_sources([model])) == 1
 
 
 def test_a_shape_parameter_without_a_prior_is_asked_for() -> None:

@@ -22,15 +22,15 @@ from bluesky_bayes.model import Slot, Term
 from bluesky_bayes.noise import Noise, noise_for
 from bluesky_bayes.sampler import Job, Settings, annealed, chain_key, run_round
 from bluesky_bayes.shapes import gaussian
-from bluesky_bayes.tasks import blocks_of, component_set, make_task, shape_source, single_precision_is_enough
+from bluesky_bayes.tasks import blocks_of, make_task, shape_sources, single_precision_is_enough
 
 
 def compiled(data: Dataset, candidates: Candidates, noise: Noise, single: bool) -> tuple[Any, list[Task]]:
     models = candidates.resolved(data, noise).models
-    components = component_set(models)
+    kinds = shape_sources(models)
     blocks = blocks_of([data], [noise], models)
-    kernels = build.kernels_for([shape_source(c) for c in components], single)
-    return kernels, [make_task(blocks, model, components, single) for model in models]
+    kernels = build.kernels_for(kinds, single)
+    return kernels, [make_task(blocks, model, kinds, single) for model in models]
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ def _line_parts() -> Any:
 
 def _log_evidence(data: list[Dataset], noises: list[Noise], model: Model) -> tuple[float, float]:
     blocks = blocks_of(data, noises, [model])
-    components = component_set([model])
-    kernels = build.kernels_for([shape_source(c) for c in components], True)
+    kinds = shape_sources([model])
+    kernels = build.kernels_for(kinds, True)
     settings = Settings(sweeps=1600, chains=4)
-    job = Job(kernels, make_task(blocks, model, components, True), settings, 0, model)
+    job = Job(kernels, make_task(blocks, model, kinds, True), settings, 0, model)
     job.prepare()
     job.take([job.run(chain, 1600, 200) for chain in range(4)])
     job.assess()
