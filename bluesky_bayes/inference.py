@@ -6,19 +6,20 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Dataset
-from bluesky_bayes.kernels.build import kernels_for
+from bluesky_bayes.kernels.build import compile_errors, kernels_for, why_not_compiled
 from bluesky_bayes.noise import Gaussian, Noise, noise_for
 from bluesky_bayes.posterior import Posterior
 from bluesky_bayes.sampler import Job, Settings, run_jobs
 from bluesky_bayes.selection import Selection
 from bluesky_bayes.summaries import posterior_of
-from bluesky_bayes.tasks import Block, blocks_of, make_task, shape_sources, single_precision_is_enough
+from bluesky_bayes.tasks import Block, blocks_of, make_task, shape_source, shape_sources, single_precision_is_enough
 
 BATCH = 16
 """Data sets sampled side by side; more wait their turn, so that memory stays bounded."""
@@ -63,7 +64,8 @@ def select(
     Raises
     ------
     ValueError
-        When data, noise, priors or options do not fit together; the sentence says what and what to do.
+        When data, noise, priors or options do not fit together, or a component cannot be compiled; the sentence says
+        what and what to do.
 
     Examples
     --------
@@ -115,7 +117,8 @@ def warm_up(candidates: Candidates) -> None:
     x = np.linspace(0.0, 1.0, 16)
     question = _Question.of(Dataset(x, x), candidates, Gaussian(1.0))
     job = question.jobs(Settings(sweeps=200, chains=2), 0)[-1]
-    job.prepare()
+    with _compiling([question]):
+        job.prepare()
 
 
 @dataclass(frozen=True)
@@ -142,14 +145,39 @@ class _Question:
         return [Job(kernels, make_task([self.block], m, kinds, self.single), settings, seed, m) for m in models]
 
 
+@contextmanager
+def _compiling(questions: Sequence[_Question]) -> Iterator[None]:
+    """Raise a sentence where numba cannot compile a component."""
+    try:
+        yield
+    except compile_errors() as error:
+        raise ValueError(_not_compiled(questions)) from error
+
+
+def _not_compiled(questions: Sequence[_Question]) -> str:
+    """Name the component that numba cannot compile."""
+    for question in questions:
+        models = question.candidates.models
+        reasons = why_not_compiled(shape_sources(models), question.single)
+        for model in models:
+            for term in model.terms:
+                if (shape := shape_source(term.component)) in reasons:
+                    return (
+                        f"component {term.component.name!r} of model {model.name!r} cannot be compiled: "
+                        f"{reasons[shape]}; it must be plain arithmetic on numbers"
+                    )
+    return "the kernels cannot be compiled; report this with numba's reason above"
+
+
 def _answer(
     questions: Sequence[_Question], settings: Settings, seed: int, executor: ThreadPoolExecutor
 ) -> Iterator[Selection]:
     start = time.perf_counter()
     jobs = [question.jobs(settings, seed) for question in questions]
-    run_jobs(jobs, settings, executor)
     work = [(question, job) for question, some in zip(questions, jobs, strict=True) for job in some]
-    posteriors = list(executor.map(lambda entry: _posterior(entry[0], entry[1], seed), work))
+    with _compiling(questions):
+        run_jobs(jobs, settings, executor)
+        posteriors = list(executor.map(lambda entry: _posterior(entry[0], entry[1], seed), work))
     elapsed = (time.perf_counter() - start) / len(questions)
     for i, question in enumerate(questions):
         n = len(question.candidates.models)

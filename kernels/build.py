@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -157,6 +158,37 @@ def _load(shapes: tuple[ShapeSource, ...], single: bool) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def compile_errors() -> tuple[type[Exception], ...]:
+    """What numba raises when it cannot compile a function."""
+    from numba.core.errors import NumbaError, UnsupportedBytecodeError
+
+    return NumbaError, UnsupportedBytecodeError
+
+
+def why_not_compiled(shapes: Sequence[ShapeSource], single: bool) -> dict[ShapeSource, str]:
+    """Those of the shapes that numba cannot compile, each with the first line of its reason."""
+    import numba
+
+    kernels, reasons = kernels_for(shapes, single), {}
+    number = numba.float32 if single else numba.float64
+    array = numba.types.Array(number, 1, "C")
+    for k, shape in enumerate(shapes):
+        try:
+            getattr(kernels, f"c{k}_{shape.name}").compile((number,) * (1 + shape.n_values))
+            getattr(kernels, f"fill_{k}").compile((array, array, numba.int64, array, numba.int64, numba.int64))
+        except compile_errors() as error:
+            reasons[shape] = _first_line(error)
+    return reasons
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of numba's reason that is one, without addresses and places in generated files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Failed in nopython mode")]
+    line = (telling or lines or [type(error).__name__])[0]
+    return re.sub(r" at 0x[0-9a-f]+|(?: for '\$\S+)?, defined at .*|\.? Raised from None$", "", line).rstrip(":.")
 
 
 def module_text(shapes: Sequence[ShapeSource], single: bool) -> str:

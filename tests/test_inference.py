@@ -24,6 +24,7 @@ from bluesky_bayes import (
 from bluesky_bayes.candidates import family
 from bluesky_bayes.components import capture
 from bluesky_bayes.families import peaks
+from bluesky_bayes.inference import warm_up
 from bluesky_bayes.noise import Noise, noise_for
 from bluesky_bayes.tasks import shape_sources
 
@@ -356,6 +357,27 @@ def test_functions_that_a_component_calls_keep_their_meaning() -> None:
 
     with pytest.raises(TypeError, match="'torn' and the functions that it calls mean different things by 'double'"):
         capture(torn)
+
+
+def test_a_component_that_cannot_be_compiled_is_named_with_the_reason() -> None:
+    @component
+    def wordy(x: float, p: float) -> float:
+        return "far" if x > p else 1.0  # type: ignore[return-value]
+
+    @component
+    def opened(x: float, p: float) -> float:
+        with p as q:  # type: ignore[attr-defined]
+            return float(q * x)
+
+    def sentence(name: str, reason: str) -> str:
+        named = f"component '{name}' of model '1 line' cannot be compiled: {reason}"
+        return f"^{named}; it must be plain arithmetic on numbers$"
+
+    wrong, refused = (family(c, [0, 1], priors={"p": stats.uniform(0, 1)}, noun="line") for c in (wordy, opened))
+    with pytest.raises(ValueError, match=sentence("wordy", r"Cannot unify Literal\[str\]\(far\) and float32")):
+        select(GOOD, wrong, Gaussian(1.0), settings=SHORT)
+    with pytest.raises(ValueError, match=sentence("opened", "The 'with .*' construct is not supported")):
+        warm_up(refused)
 
 
 def test_default_priors_of_counts_are_rates_by_the_exposure_of_the_noise() -> None:
