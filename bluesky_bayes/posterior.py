@@ -133,7 +133,7 @@ class Diagnostics:
             problems.append(f"the chains disagree on a parameter (R-hat {self.r_hat:.2f}); {CURE}")
         if self.p_fit < WORST_FIT:
             problems.append(
-                f"the model does not fit: data made by it fit worse with probability {self.p_fit:.1g} only; "
+                f"the model does not fit: data made by it fit worse with a probability of less than {WORST_FIT:g}; "
                 "add a candidate that can, or check the noise"
             )
         return tuple(problems)

@@ -153,10 +153,12 @@ class Selection:
         best, p = self.best.model.name, self.probabilities[self.best_index]
         tied = [name for name in self.in_question if name != best]
         out = [name for name in self.names if name not in self.in_question]
-        if self.decisive():
+        if len(self.names) == 1:
+            text = f"{best} is the only candidate"
+        elif self.decisive():
             text = f"{best} (p = {p:.3f}), decided"
         elif tied:
-            text = f"{best} is most probable (p = {p:.2f}) but cannot be told from {_listed(tied)}: undecided"
+            text = f"{best} is most probable (p = {p:.3f}) but cannot be told from {_listed(tied)}: undecided"
         else:
             text = f"{best} is most probable (p = {p:.3f})"
         if out:

@@ -26,6 +26,7 @@ from bluesky_bayes.components import capture
 from bluesky_bayes.families import peaks
 from bluesky_bayes.inference import warm_up
 from bluesky_bayes.noise import Noise, noise_for
+from bluesky_bayes.posterior import Diagnostics
 from bluesky_bayes.tasks import shape_sources
 
 SHORT = Settings(sweeps=200, longest=200)
@@ -186,6 +187,18 @@ def test_a_component_of_your_own_is_selected_like_a_built_in_one() -> None:
     assert selection.best.model.name == "1 decay"
     rate = selection.best.parameters["decay1.rate"]
     assert abs(rate.mean - 1.3) < 4 * rate.sd
+
+
+def test_a_single_candidate_is_not_called_most_probable() -> None:
+    selection = select(nagata_2012(), nagata_candidates(range(1, 2)), Gaussian(0.1), settings=SHORT)
+    assert selection.verdict.startswith("1 peak is the only candidate; not to be trusted")
+    assert "fit worse with a probability of less than 0.001; add a candidate" in selection.warnings[-1]
+
+
+@pytest.mark.parametrize("p_fit", [0.0, 9e-4])
+def test_a_small_probability_of_a_worse_misfit_is_never_printed_as_zero(p_fit: float) -> None:
+    (problem,) = Diagnostics(p_fit=p_fit).fit_problems()
+    assert "with a probability of less than 0.001;" in problem
 
 
 def test_an_answer_survives_pickling() -> None:

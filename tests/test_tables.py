@@ -66,7 +66,7 @@ def test_the_table_gives_the_best_models_parameters_with_intervals_and_units(
 
 def test_the_verdict_notes_and_warnings_follow_in_words(make_selection: MakeSelection) -> None:
     text = " ".join(printed(make_selection((-40.0, -41.0), r_hat=1.5)).split())
-    assert "Verdict: no peak is most probable (p = 0.73) but cannot be told from 1 peak: undecided" in text
+    assert "Verdict: no peak is most probable (p = 0.731) but cannot be told from 1 peak: undecided" in text
     assert "Note: peaks are in order of their center" in text
     assert "Warning: no peak: the chains disagree on a parameter (R-hat 1.50)" in text
 
