@@ -1,0 +1,84 @@
+"""How far the evidence is from its references, and how well the stated errors tell, over seeds."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from machine import describe
+from problems import (
+    BOX_LOG_Z,
+    HALF_LOG_2PI,
+    NAGATA_FREE_ENERGY,
+    NAGATA_NORMALISER,
+    SHELL_OFFSET,
+    SHELLS,
+    SHELLS_LOG_Z,
+    TWO_WELLS_FREE_ENERGY,
+    UNIT_NOISE,
+    box,
+    nagata_2012,
+    nagata_candidates,
+    target,
+    two_wells_target,
+)
+
+from bluesky_bayes import Candidates, Dataset, select
+from bluesky_bayes.kernels.build import use_widest_vectors
+from bluesky_bayes.noise import Gaussian, Noise
+from bluesky_bayes.sampler import Settings
+
+
+def row(
+    name: str,
+    reference: list[float],
+    data: Dataset,
+    candidates: Candidates,
+    noise: Noise,
+    seeds: int,
+    settings: Settings,
+) -> None:
+    """Print a line for each model."""
+    select(data, candidates, noise, seed=seeds, settings=settings)
+    start = time.perf_counter()
+    runs = [select(data, candidates, noise, seed=seed, settings=settings) for seed in range(seeds)]
+    seconds = (time.perf_counter() - start) / seeds
+    log_z = np.array([run.log_evidence for run in runs])
+    stated = np.sqrt(np.mean([run.log_evidence_error**2 for run in runs], axis=0))
+    for i, expected in enumerate(reference):
+        deviation = log_z[:, i] - expected
+        print(
+            f"{name:24} {runs[0].names[i]:10} mean deviation {deviation.mean():+.3f}  "
+            f"spread {deviation.std(ddof=1):.3f}  stated {stated[i]:.3f}  "
+            f"stated/spread {stated[i] / deviation.std(ddof=1):.2f}  {seconds:.2f} s a run",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20)
+    seeds = parser.parse_args().seeds
+    use_widest_vectors()
+    print(describe())
+    default, long = Settings(), Settings(sweeps=4800)
+    nagata = [-(f + NAGATA_NORMALISER) for f in NAGATA_FREE_ENERGY.values()]
+    row("Nagata 2012", nagata, nagata_2012(), nagata_candidates(range(1, 6)), Gaussian(0.1), seeds, default)
+    for k, log_z in BOX_LOG_Z.items():
+        row("peaks in a box", [log_z], *box(k), Gaussian(0.1), seeds, default)
+    wells: Any = target(two_wells_target, stats.uniform(0, 1), 3)
+    row("two wells", [-TWO_WELLS_FREE_ENERGY - 3 * HALF_LOG_2PI], *wells, UNIT_NOISE, seeds, long)
+    for dimension, log_z in SHELLS_LOG_Z.items():
+        shells: Any = target(SHELLS[dimension], stats.uniform(-6, 12), 2)
+        row(f"shells, d = {dimension}", [log_z - SHELL_OFFSET - 2 * HALF_LOG_2PI], *shells, UNIT_NOISE, seeds, long)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What the callback costs the RunEngine, document by document.
+
+The callback is timed where the RunEngine calls it, for every document of some scans, while its worker analyses; and the
+same scans are run with and without it, in turn.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from bluesky import RunEngine
+from bluesky import plans as bp
+from machine import describe
+from ophyd.sim import SynAxis
+from problems import nagata_candidates
+
+from bluesky_bayes import Analysis, Gaussian
+from bluesky_bayes.callbacks import BayesCallback
+from bluesky_bayes.simulated import spectrum
+
+
+def main() -> None:
+    """Print medians and ranges."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scans", type=int, default=7)
+    scans = parser.parse_args().scans
+    print(describe())
+    motor = SynAxis(name="motor")
+    detector = spectrum(motor)
+    engine = RunEngine({})
+    costs: dict[str, list[float]] = {}
+    wall: dict[str, list[float]] = {"without": [], "with": []}
+    with BayesCallback(Analysis(nagata_candidates(range(0, 4)), noise=Gaussian(0.1))) as bayes:
+
+        def timed(name: str, document: dict[str, Any]) -> None:
+            start = time.perf_counter()
+            bayes(name, document)
+            costs.setdefault(name, []).append(time.perf_counter() - start)
+
+        for i in range(scans + 1):
+            for kind in wall:
+                token = engine.subscribe(timed) if kind == "with" else None
+                start = time.perf_counter()
+                (uid,) = engine(bp.scan([detector], motor, 0, 3, 301))
+                wall[kind].append(time.perf_counter() - start)
+                if token is not None:
+                    engine.unsubscribe(token)
+                    bayes.result(uid, timeout=300)
+            if i == 0:
+                costs.clear()
+                for times in wall.values():
+                    times.clear()
+    for name, times in costs.items():
+        typical, most = statistics.median(times) * 1e3, max(times) * 1e3
+        print(f"{name:10} {typical:.4f} ms median, {most:.2f} ms most, {len(times)} documents")
+    ratio = statistics.median(wall["with"]) / statistics.median(wall["without"])
+    print(f"a scan of 301 points takes {ratio:.3f} times as long")
+    for kind, times in wall.items():
+        print(f"  {kind:8} {statistics.median(times):.3f} s ({min(times):.3f} to {max(times):.3f})")
+
+
+if __name__ == "__main__":
+    main()
