@@ -121,6 +121,9 @@ def _capture(
     names = {function.__name__, function.__code__.co_name, getattr(definition, "name", "")}
     if not isinstance(definition, ast.FunctionDef) or len(names) > 1:
         raise TypeError(f"a component must be written with def, under its own name and unwrapped; got {function!r}")
+    inner = [node for node in ast.walk(definition) if isinstance(node, ast.FunctionDef | ast.Lambda)]
+    if len(inner) > 1:
+        raise TypeError(f"component {function.__name__!r} defines a function inside; define it beside the component")
     definition.decorator_list = []
     definition.returns = None
     for argument in definition.args.args:

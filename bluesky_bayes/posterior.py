@@ -197,7 +197,12 @@ def in_units(unit: str, units: Mapping[str, str]) -> str:
     axes = set(re.findall("[xy]", unit))
     if not all(units.get(axis) for axis in axes):
         return ""
-    return re.sub("[xy]", lambda match: f"({units[match[0]]})" if len(unit) > 1 else units[match[0]], unit)
+    return re.sub("[xy]", lambda match: _factor(units[match[0]]) if len(unit) > 1 else units[match[0]], unit)
+
+
+def _factor(unit: str) -> str:
+    """The unit as a factor: in brackets unless it is one word."""
+    return unit if unit.isalpha() else f"({unit})"
 
 
 def summarise(values: npt.ArrayLike) -> Summary:

@@ -331,6 +331,15 @@ def test_a_component_must_be_something_that_compiles() -> None:
             value: float = twice(x)
             return value
 
+    with pytest.raises(TypeError, match="component 'nested' defines a function inside"):
+
+        @component
+        def nested(x: float, p: float) -> float:
+            def square(u: float) -> float:
+                return u * u
+
+            return square(x) * p
+
     with pytest.raises(ValueError, match="has no parameter 'widht'"):
 
         @component(roles={"widht": "width"})
