@@ -63,7 +63,7 @@ def inner_loop(repeats: int) -> None:
     kinds = shape_sources([model])
     kernels = kernels_for(kinds, True)
     task = make_task(blocks_of([data], [Gaussian(0.1)], [model]), model, kinds, True)
-    ladder = annealed(kernels, task, [chain_key(0, "speed", c) for c in range(2)])
+    ladder = annealed(kernels, task, [chain_key(0, "speed", c) for c in range(2)], None)
     n_levels, n_parameters, n_sweeps = ladder.betas.size, len(task.tables), 400
     state, scratch = new_state(task, ladder.coordinates[0]), new_scratch(task, n_levels * n_parameters)
     energies, samples = np.empty((n_sweeps, n_levels)), np.empty((n_sweeps, n_parameters))

@@ -18,7 +18,7 @@ from bluesky_bayes.noise import Gaussian, Noise, noise_for
 from bluesky_bayes.posterior import Posterior
 from bluesky_bayes.sampler import Job, Settings, run_jobs
 from bluesky_bayes.selection import Selection
-from bluesky_bayes.summaries import posterior_of
+from bluesky_bayes.summaries import curves_of, posterior_of
 from bluesky_bayes.tasks import Block, blocks_of, make_task, shape_source, shape_sources, single_precision_is_enough
 
 BATCH = 16
@@ -119,6 +119,7 @@ def warm_up(candidates: Candidates) -> None:
     job = question.jobs(Settings(sweeps=200, chains=2), 0)[-1]
     with _compiling([question]):
         job.prepare()
+        curves_of(job.kernels, job.task, job.ladder.coordinates[0])
 
 
 @dataclass(frozen=True)

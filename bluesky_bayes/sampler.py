@@ -1,7 +1,8 @@
 """Replica exchange: ladders of tempered chains that tune themselves.
 
-Rounds of doubling length; after each but the last the temperatures are spread evenly in the communication barrier
-(Syed et al., JRSS B 84, 321 (2022)). Only the last round counts.
+A short annealing gives a first ladder, two rounds tune it: after each the temperatures are spread evenly in the
+communication barrier (Syed et al., JRSS B 84, 321 (2022)). The round that counts is run again, twice as long each
+time, until the evidence is sure enough.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ class Settings:
     Attributes
     ----------
     sweeps : int
-        Sweeps of the first round that counts; tuning takes some 60 % as many before it.
+        Sweeps of the first round that counts; the tuning rounds before it have three eighths as many.
     error : float
         Wanted standard error of the log evidence, in nats: the round is run again, twice as long each time, for every
         model that is still in question and not that sure.
@@ -139,7 +140,9 @@ class Job:
 
     def prepare(self) -> None:
         """Find a first ladder."""
-        self.ladder = annealed(self.kernels, self.task, self.keys)
+        eased = easing(self.task)
+        self.log_start = 0.0 if eased is None else eased.log_z
+        self.ladder = annealed(self.kernels, self.task, self.keys, eased)
 
     @property
     def cost(self) -> int:
@@ -164,7 +167,7 @@ class Job:
     def assess(self) -> None:
         """Work out the evidence of the last round."""
         found = evidence(self.ladder.betas, [chain.energies for chain in self.chains])
-        self.evidence = found._replace(log_z=found.log_z + log_start(self.task))
+        self.evidence = found._replace(log_z=found.log_z + self.log_start)
 
     @property
     def unsure(self) -> bool:
@@ -242,14 +245,14 @@ def group_sizes(task: Task) -> Array:
     return np.bincount(task.step_group, minlength=1).astype(np.float64)
 
 
-def annealed(kernels: Any, task: Task, keys: Sequence[npt.NDArray[np.uint64]]) -> Ladder:
+def annealed(kernels: Any, task: Task, keys: Sequence[npt.NDArray[np.uint64]], eased: Easing | None) -> Ladder:
     """A first ladder near equilibrium: particles from the prior, cooled step by step.
 
     Sequential Monte Carlo (Del Moral, Doucet and Jasra, JRSS B 68, 411 (2006)), each chain with particles of its own;
     all chains share the temperatures. The ladder takes one particle a level from the nearest temperature.
     """
     generators = [np.random.Generator(np.random.Philox(key=[int(key[0]), int(key[1])])) for key in keys]
-    clouds = [started(task, g) for g in generators]
+    clouds = [started(len(task.tables), eased, g) for g in generators]
     beta, log_steps = 0.0, np.zeros(group_sizes(task).size)
     betas: list[float] = []
     barriers: list[float] = []
@@ -279,48 +282,54 @@ def annealed(kernels: Any, task: Task, keys: Sequence[npt.NDArray[np.uint64]]) -
     return Ladder(new, carried(np.stack(all_steps), position), coordinates)
 
 
-def easing(task: Task) -> tuple[int, Array, Array]:
+class Easing(NamedTuple):
     """Weight of an unknown noise at beta = 0, where imagined points stand in for the data (`engine.easing_energy`).
 
-    Returns
-    -------
+    Attributes
+    ----------
     parameter : int
-        The noise's, or -1 where it is known.
+        The noise's.
     z : (n,) float64
         Whitened coordinates, evenly spaced.
     log_weight : (n,) float64
         Logarithm of the weight of each: standard normal density, spacing and exp(-V).
     """
+
+    parameter: int
+    z: Array
+    log_weight: Array
+
+    @property
+    def log_z(self) -> float:
+        """Logarithm of the normaliser at beta = 0."""
+        top = float(self.log_weight.max())
+        return top + float(np.log(np.sum(np.exp(self.log_weight - top))))
+
+
+def easing(task: Task) -> Easing | None:
+    """`Easing` of a task, None where its noise is known."""
+    unknown = np.flatnonzero(task.noise_parameter >= 0)
+    if unknown.size == 0:
+        return None
     z_max = float(task.z_max[0])
     z = np.linspace(-z_max, z_max, EASING_POINTS)
     log_weight = -0.5 * z * z - 0.5 * np.log(2.0 * np.pi) + np.log(z[1] - z[0])
-    unknown = np.flatnonzero(task.noise_parameter >= 0)
-    if unknown.size == 0:
-        return -1, z, log_weight
     j = int(task.noise_parameter[unknown[0]])
     table = task.tables[j]
     sigma = np.interp(z, np.linspace(-z_max, z_max, table.size), table)
     for block in unknown:
         s = sigma / task.noise_scale[block]
         log_weight -= task.n_easing[block] * (np.log(s) + 0.5 / (s * s))
-    return j, z, log_weight
+    return Easing(j, z, log_weight)
 
 
-def started(task: Task, rng: np.random.Generator) -> Array:
+def started(n_parameters: int, eased: Easing | None, rng: np.random.Generator) -> Array:
     """Particles at beta = 0, (PARTICLES, n_parameters)."""
-    particles = rng.standard_normal((PARTICLES, len(task.tables)))
-    j, z, log_weight = easing(task)
-    if j >= 0:
-        edges = np.cumsum(np.exp(log_weight - log_weight.max()))
-        particles[:, j] = z[np.searchsorted(edges, edges[-1] * rng.random(PARTICLES))]
+    particles = rng.standard_normal((PARTICLES, n_parameters))
+    if eased is not None:
+        edges = np.cumsum(np.exp(eased.log_weight - eased.log_weight.max()))
+        particles[:, eased.parameter] = eased.z[np.searchsorted(edges, edges[-1] * rng.random(PARTICLES))]
     return particles
-
-
-def log_start(task: Task) -> float:
-    """Logarithm of the normaliser at beta = 0: zero where the noise is known."""
-    j, _, log_weight = easing(task)
-    top = float(log_weight.max())
-    return 0.0 if j < 0 else top + float(np.log(np.sum(np.exp(log_weight - top))))
 
 
 def next_beta(beta: float, energies: Array) -> float:

@@ -20,7 +20,7 @@ from bluesky_bayes.priors import Z_MAX, Prior, quantile_table
 
 EPS = float(np.finfo(np.float32).eps)
 EASING = 0.02
-"""Imagined points for each real one, see `kernels.engine.easing_energy`; 0.01 to 0.03 were quickest of 0.01 to 1."""
+"""Imagined points for each real one (`kernels.engine.easing_energy`): more make the ladder longer."""
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 

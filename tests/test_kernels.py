@@ -255,7 +255,7 @@ def test_an_impossible_start_is_left_behind() -> None:
 
     candidates = family(root, [1], background=None, priors={"p": stats.uniform(0, 3), "amplitude": stats.norm(0, 1)})
     kernels, (task,) = compiled(Dataset(np.arange(3.0), np.arange(3.0)), candidates, Gaussian(0.5), True)
-    ladder = annealed(kernels, task, [chain_key(0, "root", chain) for chain in range(2)])
+    ladder = annealed(kernels, task, [chain_key(0, "root", chain) for chain in range(2)], None)
     chain = run_round(
         kernels, task, ladder.betas, ladder.steps, ladder.coordinates[0], 400, 50, 0, chain_key(0, "root", 0)
     )
