@@ -95,7 +95,7 @@ def test_two_peaks_on_a_slope_are_found_with_default_priors_and_unknown_noise(sh
     assert abs(found["c1"].mean - 0.01) < 4 * found["c1"].sd
     assert selection.best.unit("peak1.center", data.units) == "eV"
     assert selection.best.unit("c0", data.units) == "1/s"
-    assert selection.best.unit("c1", data.units) == "(1/s)/(eV)"
+    assert selection.best.unit("c1", data.units) == "(1/s)/eV"
     assert any("center ~ uniform(700, 30)" in note for note in selection.notes)
 
 
