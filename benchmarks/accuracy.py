@@ -68,16 +68,16 @@ def main() -> None:
     seeds = parser.parse_args().seeds
     use_widest_vectors()
     print(describe())
-    default, long = Settings(), Settings(sweeps=4800)
+    default = Settings()
     nagata = [-(f + NAGATA_NORMALISER) for f in NAGATA_FREE_ENERGY.values()]
     row("Nagata 2012", nagata, nagata_2012(), nagata_candidates(range(1, 6)), Gaussian(0.1), seeds, default)
     for k, log_z in BOX_LOG_Z.items():
         row("peaks in a box", [log_z], *box(k), Gaussian(0.1), seeds, default)
     wells: Any = target(two_wells_target, stats.uniform(0, 1), 3)
-    row("two wells", [-TWO_WELLS_FREE_ENERGY - 3 * HALF_LOG_2PI], *wells, UNIT_NOISE, seeds, long)
+    row("two wells", [-TWO_WELLS_FREE_ENERGY - 3 * HALF_LOG_2PI], *wells, UNIT_NOISE, seeds, default)
     for dimension, log_z in SHELLS_LOG_Z.items():
         shells: Any = target(SHELLS[dimension], stats.uniform(-6, 12), 2)
-        row(f"shells, d = {dimension}", [log_z - SHELL_OFFSET - 2 * HALF_LOG_2PI], *shells, UNIT_NOISE, seeds, long)
+        row(f"shells, d = {dimension}", [log_z - SHELL_OFFSET - 2 * HALF_LOG_2PI], *shells, UNIT_NOISE, seeds, default)
 
 
 if __name__ == "__main__":

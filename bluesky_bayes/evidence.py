@@ -17,6 +17,8 @@ BATCHES = 4
 NEWTON_STEPS = 60
 TOLERANCE = 1e-6
 THIN = 8
+NOTHING = 800.0
+WORST_R_HAT = 1.1
 
 
 class Evidence(NamedTuple):
@@ -50,6 +52,7 @@ def evidence(betas: Array, energies: Sequence[Array]) -> Evidence:
     step = np.diff(betas)
     pooled = np.concatenate(energies)
     lower, upper = step * pooled[:, :-1], step * pooled[:, 1:]
+    lower = np.minimum(lower, upper.max(axis=0) + NOTHING)
     shift = _solve(lower, upper)
     a, b = _fermi(lower - shift), _fermi(shift - upper)
     slope = np.mean(a * (1.0 - a), axis=0) + np.mean(b * (1.0 - b), axis=0)
@@ -71,6 +74,15 @@ def _batch_variance(influence: Array, n_batches: int) -> float:
     means: Array = influence[:, : length * n_batches].reshape(n_chains * n_batches, length).mean(axis=1)
     variance: Array = np.var(means, axis=0, ddof=1)
     return float(variance) / means.size
+
+
+def split_r_hat(values: Array) -> float:
+    """Split R-hat of (n_chains, n_draws): Gelman and Rubin's ratio with each chain cut in two."""
+    half = values.shape[1] // 2
+    parts = np.concatenate([values[:, :half], values[:, half : 2 * half]])
+    within = float(np.mean(np.var(parts, axis=1, ddof=1)))
+    between = float(np.var(np.mean(parts, axis=1), ddof=1))
+    return float(np.sqrt((half - 1) / half + between / within)) if within > 0 else 1.0
 
 
 def _log_mean_exp(values: Array) -> Array:

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bluesky_bayes.dataset import Array
+from bluesky_bayes.evidence import WORST_R_HAT
 from bluesky_bayes.model import Model
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-WORST_R_HAT, WORST_ERROR, WORST_GAP, WORST_DRIFT, WORST_FIT = 1.1, 1.0, 1.0, 0.05, 1e-3
+WORST_ERROR, WORST_GAP, WORST_DRIFT, WORST_FIT = 1.0, 1.0, 0.05, 1e-3
 """Where checks begin to fail."""
 CURE = "sample longer (raise `longest` in Settings)"
 
@@ -111,9 +112,9 @@ class Diagnostics:
     def sampling_problems(self, error: float) -> tuple[str, ...]:
         """What speaks against the evidence, whose stated error is `error`, in plain sentences."""
         problems = []
-        if self.levels and self.round_trips < self.chains:
+        if self.levels and 2 * self.round_trips < self.chains:
             problems.append(
-                f"only {self.round_trips} round trips between prior and posterior in {self.chains} chains, "
+                f"only {self.round_trips} round trips through the temperatures in {self.chains} chains, "
                 f"the evidence may miss a mode; {CURE}"
             )
         if error > WORST_ERROR:

@@ -1,31 +1,35 @@
-"""Replica exchange: ladders of tempered chains that tune themselves.
+"""Replica exchange: ladders of tempered chains that find their start and their temperatures themselves.
 
-A short annealing gives a first ladder, two rounds tune it: after each the temperatures are spread evenly in the
-communication barrier (Syed et al., JRSS B 84, 321 (2022)). The round that counts is run again, twice as long each
-time, until the evidence is sure enough.
+A short annealing gives a first ladder. A reference fitted to its particles often stands so near the posterior that a
+second annealing, from there, gives a much shorter one. A round tunes it: the temperatures are spread evenly in the
+communication barrier (Syed et al., JRSS B 84, 321 (2022)). The rounds that count go on until the evidence is sure.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bluesky_bayes.dataset import Array
-from bluesky_bayes.evidence import evidence
-from bluesky_bayes.kernels.task import Task, new_scratch, new_state
+from bluesky_bayes.evidence import WORST_R_HAT, evidence, split_r_hat
+from bluesky_bayes.kernels.task import Task, new_score, new_scratch, new_state
 from bluesky_bayes.model import Model
+from bluesky_bayes.reference import Start, first_start, fitted_start
+from bluesky_bayes.tasks import groups_of
 
-FEWEST_LEVELS, MOST_LEVELS = 8, 96
+FEWEST_LEVELS, MOST_LEVELS = 4, 96
 LEVELS_PER_BARRIER = 2.0
-PARTICLES = 64
-COOLING, FIRST_COOLING = 4, 100
-EASING_POINTS = 100_001
+PARTICLES, FEWEST_PARTICLES, MOST_BYTES = 512, 32, 2**27
+COOLING, LAST_COOLING, ANNEALING = 4, 12, 100_000
+WARM, NEAR = 0.25, 2.0
+FINE_LEVELS, LEAST_CHANGE, FARTHEST, MOST_ENERGIES = 32, 0.1, 1e6, 1000
 SHORTEST = 200
 IN_QUESTION = 10.0
 
@@ -37,19 +41,19 @@ class Settings:
     Attributes
     ----------
     sweeps : int
-        Sweeps of the first round that counts; the tuning rounds before it have three eighths as many.
+        Sweeps of the first round that counts; the tuning round before it has half as many.
     error : float
-        Wanted standard error of the log evidence, in nats: the round is run again, twice as long each time, for every
-        model that is still in question and not that sure.
+        Wanted standard error of the log evidence, in nats: every model that is still in question goes on until it is
+        that sure, its chains agree and have been to and fro.
     longest : int
-        Sweeps beyond which no round goes, sure or not.
+        Sweeps in all beyond which no model goes, sure or not.
     chains : int
         Ladders of each model. They are tuned together, sampled independently, share the work between threads and
         check one another.
     """
 
-    sweeps: int = 1200
-    error: float = 0.15
+    sweeps: int = 300
+    error: float = 0.1
     longest: int = 9600
     chains: int = 8
 
@@ -70,7 +74,9 @@ class Chain:
     Attributes
     ----------
     energies : (n_sweeps, n_levels) float64
-        -log likelihood less the task's constant and the easing energy of an unknown noise, by level.
+        -log likelihood less the task's constant and less the reference's energy, by level.
+    misfit : (n_sweeps,) float64
+        -log likelihood less the task's constant at beta = 1.
     samples : (n_sweeps, n_parameters) float64
         Whitened coordinates at beta = 1.
     steps : (n_levels, n_groups) float64
@@ -87,9 +93,12 @@ class Chain:
         Journeys of replicas from the prior to the posterior and back.
     drift : float
         Largest rounding error of an energy before it was computed anew, in nats.
+    n_drawn : int
+        Draws that gave one for each sweep with components in order.
     """
 
     energies: Array
+    misfit: Array
     samples: Array
     steps: Array
     last: Array
@@ -98,6 +107,22 @@ class Chain:
     acceptance: Array
     round_trips: int
     drift: float
+    n_drawn: int
+
+    def joined(self, later: Chain) -> Chain:
+        """What this round and a later one, which went on where it ended, gave together."""
+        n, m = len(self.energies), len(later.energies)
+        return replace(
+            later,
+            energies=np.concatenate([self.energies, later.energies]),
+            misfit=np.concatenate([self.misfit, later.misfit]),
+            samples=np.concatenate([self.samples, later.samples]),
+            rejection=(n * self.rejection + m * later.rejection) / (n + m),
+            acceptance=(n * self.acceptance + m * later.acceptance) / (n + m),
+            round_trips=self.round_trips + later.round_trips,
+            drift=max(self.drift, later.drift),
+            n_drawn=self.n_drawn + later.n_drawn,
+        )
 
 
 @dataclass(frozen=True)
@@ -139,10 +164,19 @@ class Job:
         self.chains: list[Chain] = []
 
     def prepare(self) -> None:
-        """Find a first ladder."""
-        eased = easing(self.task)
-        self.log_start = 0.0 if eased is None else eased.log_z
-        self.ladder = annealed(self.kernels, self.task, self.keys, eased)
+        """Find a first ladder: from a reference fitted to what the prior gave where that is near, else from the prior.
+
+        A reference that is far from the posterior may lack a part of it, which no ladder from there would find soon.
+        """
+        rng = np.random.Generator(np.random.Philox(key=[int(self.keys[0][0]), int(self.keys[0][1])]))
+        self.start, n = first_start(self.task), particles(self.task, PARTICLES)
+        first = annealed(self.kernels, self.task, self.start, n, self.keys, rng, ANNEALING)
+        self.ladder = first.ladder
+        if len(self.task.tables):
+            fitted = fitted_start(first.warm, groups_of(self.model), rng)
+            second = annealed(self.kernels, self.task, fitted, n // 2, self.keys, rng, 2 * ANNEALING)
+            if second.barrier < NEAR:
+                self.start, self.ladder = fitted, second.ladder
 
     @property
     def cost(self) -> int:
@@ -152,57 +186,75 @@ class Job:
     def run(self, chain: int, length: int, n_adapt: int) -> Chain:
         """One round of one chain."""
         ladder, key = self.ladder, self.keys[chain]
-        start = ladder.coordinates[chain]
-        return run_round(self.kernels, self.task, ladder.betas, ladder.steps, start, length, n_adapt, self.round, key)
+        return run_round(
+            self.kernels, self.task, self.start, ladder.betas, ladder.steps, ladder.coordinates[chain], length, n_adapt,
+            self.round, key,
+        )  # fmt: skip
+
+    def tune(self, chains: list[Chain]) -> None:
+        """Tune the ladder by a round of all chains together."""
+        self.round += 1
+        self.ladder = tuned(self.ladder, chains)
 
     def take(self, chains: list[Chain]) -> None:
-        """Take in what a round gave."""
-        self.chains = chains
+        """Take in what a round gave, and work out the evidence so far."""
         self.round += 1
-
-    def tune(self) -> None:
-        """Tune the ladder by the last round of all chains together."""
-        self.ladder = tuned(self.ladder, self.chains)
-
-    def assess(self) -> None:
-        """Work out the evidence of the last round."""
+        self.chains = [a.joined(b) for a, b in zip(self.chains, chains, strict=True)] if self.chains else chains
+        self.ladder = replace(self.ladder, coordinates=tuple(chain.last for chain in chains))
         found = evidence(self.ladder.betas, [chain.energies for chain in self.chains])
-        self.evidence = found._replace(log_z=found.log_z + self.log_start)
+        drawn = sum(chain.n_drawn for chain in self.chains)
+        share = self.length * len(self.chains) / drawn
+        error = math.sqrt(found.error**2 + (1.0 - share) / (share * drawn))
+        log_start = self.start.log_labels + math.log(share)
+        self.evidence = found._replace(log_z=found.log_z + log_start, error=error)
+
+    @property
+    def length(self) -> int:
+        """Sweeps so far."""
+        return len(self.chains[0].energies)
 
     @property
     def unsure(self) -> bool:
-        """Whether the evidence is less sure than wanted, or the chains have not been to and fro."""
-        return self.evidence.error > self.settings.error or sum(c.round_trips for c in self.chains) < len(self.chains)
+        """Whether the evidence is less sure than wanted, or the chains have not been to and fro or disagree."""
+        few_trips = 2 * sum(chain.round_trips for chain in self.chains) < len(self.chains)
+        return self.evidence.error > self.settings.error or few_trips or self.disagreement > WORST_R_HAT
+
+    @property
+    def disagreement(self) -> float:
+        """Split R-hat of the chains' misfit."""
+        return split_r_hat(np.stack([chain.misfit for chain in self.chains]))
+
+    @property
+    def wanted(self) -> int:
+        """How many more sweeps should make it sure: no fewer than half and no more than twice as many as there are."""
+        ratio = self.evidence.error / self.settings.error
+        factor = min(max(ratio**2 - 1.0, 0.5), 2.0) if ratio < 2.0 else 2.0
+        return min(int(self.length * factor), self.settings.longest - self.length)
 
 
 def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, executor: Executor) -> None:
     """Sample all models of some questions, (model, chain) side by side; the number of threads changes no result.
 
-    Each question is a list of models to choose from: rounds are run again, twice as long, only for those in question.
+    Each question is a list of models to choose from: those in question go on until they are sure.
     """
     jobs = [job for question in questions for job in question]
     list(executor.map(Job.prepare, sorted(jobs, key=lambda job: -job.cost)))
-    for length in (settings.sweeps // 8, settings.sweeps // 4):
-        _round(jobs, length, length // 2, executor)
-        for job in jobs:
-            job.tune()
-    length, pending = settings.sweeps, jobs
-    while pending:
-        _round(pending, length, length // 8, executor)
-        list(executor.map(Job.assess, pending))
-        length *= 2
-        if length > settings.longest:
-            break
-        pending = [job for question in questions for job in _in_question(question) if job.unsure]
-        for job in pending:
-            job.tune()
+    tuning = settings.sweeps // 2
+    _round(Job.tune, [(job, tuning, tuning // 2) for job in jobs], executor)
+    work = [(job, settings.sweeps, 0) for job in jobs]
+    while work:
+        _round(Job.take, work, executor)
+        unsure = [job for question in questions for job in _in_question(question) if job.unsure]
+        work = [(job, job.wanted, 0) for job in unsure if job.wanted > 0]
 
 
-def _round(jobs: Sequence[Job], length: int, n_adapt: int, executor: Executor) -> None:
-    work = [(job, chain) for job in sorted(jobs, key=lambda job: -job.cost) for chain in range(job.settings.chains)]
-    results = list(executor.map(lambda entry: entry[0].run(entry[1], length, n_adapt), work))
-    for job in jobs:
-        job.take([r for r, (owner, _) in zip(results, work, strict=True) if owner is job])
+def _round(then: Callable[[Job, list[Chain]], None], work: Sequence[tuple[Job, int, int]], executor: Executor) -> None:
+    """Run all chains of some (job, sweeps, sweeps for adapting), and let each job take what its chains gave."""
+    first = sorted(work, key=lambda entry: -entry[0].cost * entry[1])
+    entries = [(job, chain, *lengths) for job, *lengths in first for chain in range(job.settings.chains)]
+    results = list(executor.map(lambda entry: entry[0].run(*entry[1:]), entries))
+    given = [[r for r, entry in zip(results, entries, strict=True) if entry[0] is job] for job, *_ in work]
+    list(executor.map(then, (job for job, *_ in work), given))
 
 
 def _in_question(question: Sequence[Job]) -> list[Job]:
@@ -219,24 +271,38 @@ def chain_key(seed: int, model: str, chain: int) -> npt.NDArray[np.uint64]:
 
 
 def run_round(
-    kernels: Any, task: Task, betas: Array, steps: Array, z: Array, n_sweeps: int, n_adapt: int, number: int, key: Any
+    kernels: Any,
+    task: Task,
+    start: Start,
+    betas: Array,
+    steps: Array,
+    z: Array,
+    n_sweeps: int,
+    n_adapt: int,
+    number: int,
+    key: Any,
 ) -> Chain:
     """`n_sweeps` sweeps of one chain, the first `n_adapt` of them for adapting the steps and not kept."""
     steps = steps.copy()
     n_levels, n_parameters = z.shape
+    reference = start.arrays()
+    rng = np.random.Generator(np.random.Philox(key=[int(key[0]), int(key[1])], counter=[0, 0, 0, 1 + number]))
+    fresh, n_drawn = start.draws(n_sweeps if betas[0] == 0.0 else 0, rng)
     scratch = new_scratch(task, n_levels * max(n_parameters, 1))
-    state = new_state(task, z)
-    energies, samples = np.empty((n_sweeps, n_levels)), np.empty((n_sweeps, n_parameters))
+    state, score = new_state(task, z), new_score(reference, z)
+    energies, misfit = np.empty((n_sweeps, n_levels)), np.empty(n_sweeps)
+    samples = np.empty((n_sweeps, n_parameters))
     rejected, accepted = np.zeros(n_levels - 1), np.zeros(steps.shape)
     order, trips = np.arange(n_levels), np.full((n_levels, 2), (-1, 0))
     drift = kernels.run_ladder(
-        task, state, betas, steps, group_sizes(task), n_adapt, number, key[0], key[1],
-        order, scratch, energies, samples, rejected, accepted, trips,
+        task, reference, state, score, fresh, betas, steps, group_sizes(task), n_adapt, number, key[0], key[1],
+        order, scratch, energies, misfit, samples, rejected, accepted, trips,
     )  # fmt: skip
     n = n_sweeps - n_adapt
     return Chain(
-        energies[n_adapt:], samples[n_adapt:], steps, state.z[order], (state.energy - state.easing)[order],
-        rejected / max(0.5 * n, 1.0), accepted / max(n, 1), int(trips[:, 1].sum()), float(drift),
+        energies[n_adapt:], misfit[n_adapt:], samples[n_adapt:],
+        steps, state.z[order], (state.energy - score.value[:-1])[order],
+        rejected / max(0.5 * n, 1.0), accepted / max(n, 1), int(trips[:, 1].sum()), float(drift), n_drawn,
     )  # fmt: skip
 
 
@@ -245,91 +311,74 @@ def group_sizes(task: Task) -> Array:
     return np.bincount(task.step_group, minlength=1).astype(np.float64)
 
 
-def annealed(kernels: Any, task: Task, keys: Sequence[npt.NDArray[np.uint64]], eased: Easing | None) -> Ladder:
-    """A first ladder near equilibrium: particles from the prior, cooled step by step.
-
-    Sequential Monte Carlo (Del Moral, Doucet and Jasra, JRSS B 68, 411 (2006)), each chain with particles of its own;
-    all chains share the temperatures. The ladder takes one particle a level from the nearest temperature.
-    """
-    generators = [np.random.Generator(np.random.Philox(key=[int(key[0]), int(key[1])])) for key in keys]
-    clouds = [started(len(task.tables), eased, g) for g in generators]
-    beta, log_steps = 0.0, np.zeros(group_sizes(task).size)
-    betas: list[float] = []
-    barriers: list[float] = []
-    all_steps: list[Array] = []
-    history: list[list[Array]] = []
-    while True:
-        steps = np.exp(np.tile(log_steps, (PARTICLES, 1)))
-        same, number = np.full(PARTICLES, beta), FIRST_COOLING + len(betas)
-        rounds = [
-            run_round(kernels, task, same, steps, z, COOLING, COOLING, number, key)
-            for z, key in zip(clouds, keys, strict=True)
-        ]
-        clouds = [chain.last for chain in rounds]
-        log_steps = np.mean([np.log(chain.steps) for chain in rounds], axis=(0, 1))
-        energies = np.stack([chain.last_energy for chain in rounds])
-        betas.append(beta)
-        barriers.append(local_barrier(energies.reshape(-1, 1))[0])
-        all_steps.append(log_steps)
-        history.append(clouds)
-        if beta == 1.0:
-            break
-        beta = next_beta(beta, energies.ravel())
-        clouds = [z[resampled((betas[-1] - beta) * e, g)] for z, e, g in zip(clouds, energies, generators, strict=True)]
-    new, position = respaced(np.array(betas), np.array(barriers))
-    at = np.rint(position).astype(np.intp)
-    coordinates = tuple(np.stack([history[i][c][g.integers(PARTICLES)] for i in at]) for c, g in enumerate(generators))
-    return Ladder(new, carried(np.stack(all_steps), position), coordinates)
-
-
-class Easing(NamedTuple):
-    """Weight of an unknown noise at beta = 0, where imagined points stand in for the data (`engine.easing_energy`).
+class Annealing(NamedTuple):
+    """What particles found on their way from a reference to the posterior.
 
     Attributes
     ----------
-    parameter : int
-        The noise's.
-    z : (n,) float64
-        Whitened coordinates, evenly spaced.
-    log_weight : (n,) float64
-        Logarithm of the weight of each: standard normal density, spacing and exp(-V).
+    ladder : Ladder
+        One near equilibrium.
+    warm : (n, n_parameters) float64
+        Particles at the last temperatures, from `WARM` to 1.
+    barrier : float
+        Estimate of the communication barrier.
     """
 
-    parameter: int
-    z: Array
-    log_weight: Array
-
-    @property
-    def log_z(self) -> float:
-        """Logarithm of the normaliser at beta = 0."""
-        top = float(self.log_weight.max())
-        return top + float(np.log(np.sum(np.exp(self.log_weight - top))))
+    ladder: Ladder
+    warm: Array
+    barrier: float
 
 
-def easing(task: Task) -> Easing | None:
-    """`Easing` of a task, None where its noise is known."""
-    unknown = np.flatnonzero(task.noise_parameter >= 0)
-    if unknown.size == 0:
-        return None
-    z_max = float(task.z_max[0])
-    z = np.linspace(-z_max, z_max, EASING_POINTS)
-    log_weight = -0.5 * z * z - 0.5 * np.log(2.0 * np.pi) + np.log(z[1] - z[0])
-    j = int(task.noise_parameter[unknown[0]])
-    table = task.tables[j]
-    sigma = np.interp(z, np.linspace(-z_max, z_max, table.size), table)
-    for block in unknown:
-        s = sigma / task.noise_scale[block]
-        log_weight -= task.n_easing[block] * (np.log(s) + 0.5 / (s * s))
-    return Easing(j, z, log_weight)
+def particles(task: Task, most: int) -> int:
+    """How many particles: as many as fit into `MOST_BYTES`, within bounds."""
+    each = task.x.itemsize * (task.x.size + int(task.curve_start[-1]))
+    return int(np.clip(MOST_BYTES // each, FEWEST_PARTICLES, most))
 
 
-def started(n_parameters: int, eased: Easing | None, rng: np.random.Generator) -> Array:
-    """Particles at beta = 0, (PARTICLES, n_parameters)."""
-    particles = rng.standard_normal((PARTICLES, n_parameters))
-    if eased is not None:
-        edges = np.cumsum(np.exp(eased.log_weight - eased.log_weight.max()))
-        particles[:, eased.parameter] = eased.z[np.searchsorted(edges, edges[-1] * rng.random(PARTICLES))]
-    return particles
+def annealed(
+    kernels: Any,
+    task: Task,
+    start: Start,
+    n: int,
+    keys: Sequence[npt.NDArray[np.uint64]],
+    rng: np.random.Generator,
+    number: int,
+) -> Annealing:
+    """Particles from the reference, cooled step by step.
+
+    Sequential Monte Carlo (Del Moral, Doucet and Jasra, JRSS B 68, 411 (2006)). Every chain has particles of its own;
+    all share temperatures and steps. The ladder takes one of them a level from the nearest temperature.
+    """
+    n = max(n - n % len(keys), 2 * len(keys))
+    cloud, _ = start.draws(n, rng)
+    beta, log_steps = 0.0, np.zeros(group_sizes(task).size)
+    betas: list[float] = []
+    energies: list[Array] = []
+    all_steps: list[Array] = []
+    clouds: list[Array] = []
+    while True:
+        sweeps = 0 if beta == 0.0 else COOLING if beta < 1.0 else LAST_COOLING
+        steps, same = np.exp(np.tile(log_steps, (n, 1))), np.full(n, beta)
+        chain = run_round(kernels, task, start, same, steps, cloud, sweeps, sweeps, number + len(betas), keys[0])
+        log_steps = np.log(chain.steps).mean(axis=0)
+        betas.append(beta)
+        energies.append(chain.last_energy)
+        all_steps.append(log_steps)
+        clouds.append(chain.last)
+        if beta == 1.0:
+            break
+        beta = next_beta(beta, chain.last_energy)
+        log_weights = ((betas[-1] - beta) * chain.last_energy).reshape(len(keys), -1)
+        chosen = [first + resampled(w, rng) for first, w in zip(range(0, n, n // len(keys)), log_weights, strict=True)]
+        cloud = chain.last[np.concatenate(chosen)]
+    new, position, barrier = respaced(np.array(betas), energies)
+    at = np.rint(position).astype(np.intp)
+    own = n // len(keys)
+    coordinates = tuple(
+        np.stack([clouds[i][chain * own + rng.integers(own)] for i in at]) for chain in range(len(keys))
+    )
+    warm = np.concatenate([z for z, b in zip(clouds, betas, strict=True) if b >= WARM])
+    return Annealing(Ladder(new, carried(np.stack(all_steps), position), coordinates), warm, barrier)
 
 
 def next_beta(beta: float, energies: Array) -> float:
@@ -362,8 +411,8 @@ def resampled(log_weights: Array, rng: np.random.Generator) -> npt.NDArray[np.in
 
 def tuned(ladder: Ladder, chains: Sequence[Chain]) -> Ladder:
     """Temperatures evenly spaced in the communication barrier; steps and coordinates carried over."""
-    barrier = local_barrier(np.concatenate([chain.energies for chain in chains]))
-    betas, position = respaced(ladder.betas, barrier)
+    energies = np.concatenate([chain.energies for chain in chains])
+    betas, position, _ = respaced(ladder.betas, list(energies[:: 1 + len(energies) // MOST_ENERGIES].T))
     steps = carried(np.mean([np.log(chain.steps) for chain in chains], axis=0), position)
     at = np.rint(position).astype(np.intp)
     return Ladder(betas, steps, tuple(chain.last[at] for chain in chains))
@@ -375,44 +424,42 @@ def carried(log_steps: Array, position: Array) -> Array:
     return np.stack([np.exp(np.interp(position, ranks, column)) for column in log_steps.T], axis=1)
 
 
-def local_barrier(energies: Array) -> Array:
-    """Slope of the barrier at each level: half the mean absolute difference of two energies."""
-    ordered = np.sort(energies, axis=0)
-    n = len(ordered)
-    weight = (2.0 * np.arange(1, n + 1) - n - 1.0) / (n * (n - 1.0))
-    barrier: Array = np.maximum(weight @ ordered, 1e-12)
-    return barrier
+def respaced(betas: Array, energies: Sequence[Array]) -> tuple[Array, Array, float]:
+    """Temperatures at even steps of the communication barrier.
 
+    Its slope, half the mean absolute difference of two energies, is taken at each level and, by weighting that level's
+    energies, on the way to the next: finely near the level, where a few large energies make it fall fast.
 
-def respaced(betas: Array, barrier: Array) -> tuple[Array, Array]:
-    """Temperatures with even steps of the integral of `barrier`.
-
-    Between levels it is taken as exponential in ``u = log(beta / (1 - beta))``, in the end segments as linear in beta.
+    Parameters
+    ----------
+    betas : (n_levels,) float64
+    energies : sequence of (n,) float64
+        Some of each level.
 
     Returns
     -------
     betas : (n_levels,) float64
     position : (n_levels,) float64
         Where they lie among the old ones.
+    barrier : float
+        The whole barrier.
     """
-    u = np.log(betas[1:-1]) - np.log1p(-betas[1:-1])
-    slope = barrier[1:-1] * betas[1:-1] * (1.0 - betas[1:-1])
-    ends = 0.5 * (barrier[1:] + barrier[:-1]) * np.diff(betas)
-    lengths = np.concatenate([ends[:1], _log_mean(slope[:-1], slope[1:]) * np.diff(u), ends[-1:]])[: ends.size]
-    total = np.concatenate([[0.0], np.cumsum(lengths)])
-    n_levels = int(np.clip(np.ceil(LEVELS_PER_BARRIER * total[-1]) + 1, FEWEST_LEVELS, MOST_LEVELS))
-    position: Array = np.interp(np.linspace(0.0, total[-1], n_levels), total, np.arange(betas.size))
-    linear = np.interp(position, np.arange(betas.size), betas)
-    inside = (position > 1.0) & (position < betas.size - 2.0)
-    logit = np.interp(position, np.arange(1, betas.size - 1), u) if u.size else np.zeros(n_levels)
-    new: Array = np.where(inside, 1.0 / (1.0 + np.exp(-logit)), linear)
+    fine, total = [betas[:1]], [np.zeros(1)]
+    for low, high, e in zip(betas[:-1], betas[1:], energies[:-1], strict=True):
+        e = np.sort(e)
+        e = np.minimum(e, e[0] + FARTHEST / max(high - low, 1e-300))
+        least = min(0.5, LEAST_CHANGE / ((high - low) * (e[-1] - e[0]) + LEAST_CHANGE))
+        step = np.append(0.0, (high - low) * np.geomspace(least, 1.0, FINE_LEVELS))
+        weight = np.exp(-step[:, None] * (e - e[0]))
+        weight /= weight.sum(axis=1, keepdims=True)
+        below = np.cumsum(weight, axis=1)
+        slope = np.sum(np.diff(e) * below[:, :-1] * (1.0 - below[:, :-1]), axis=1)
+        length = np.append(slope[1] * step[1], 0.5 * np.diff(np.log(step[1:])) * (slope * step)[1:-1])
+        length[1:] += 0.5 * np.diff(np.log(step[1:])) * (slope * step)[2:]
+        fine.append(low + step[1:])
+        total.append(total[-1][-1] + np.cumsum(length))
+    all_betas, along = np.concatenate(fine), np.concatenate(total) + 1e-12 * np.arange(sum(map(len, total)))
+    n_levels = int(np.clip(np.ceil(LEVELS_PER_BARRIER * along[-1]) + 1, FEWEST_LEVELS, MOST_LEVELS))
+    new = np.interp(np.linspace(0.0, along[-1], n_levels), along, all_betas)
     new[0], new[-1] = 0.0, 1.0
-    return new, position
-
-
-def _log_mean(a: Array, b: Array) -> Array:
-    """Mean of an exponential between its values at the ends."""
-    ratio = np.log(b / a)
-    even = np.abs(ratio) < 1e-6
-    mean: Array = np.where(even, a, (b - a) / np.where(even, 1.0, ratio))
-    return mean
+    return new, np.interp(new, betas, np.arange(betas.size)), float(along[-1])

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from bluesky_bayes.dataset import Array, Dataset
+from bluesky_bayes.evidence import split_r_hat
 from bluesky_bayes.kernels.task import POISSON, Task, new_scratch, new_state
 from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Gaussian, Noise
 from bluesky_bayes.posterior import Diagnostics, Fit, Posterior
 from bluesky_bayes.priors import N_QUANTILES, Z_MAX
 from bluesky_bayes.sampler import Job
-from bluesky_bayes.tasks import Block
+from bluesky_bayes.tasks import Block, groups_of, in_order
 
 MOST_DRAWS = 500
 MOST_CURVES = 200
@@ -27,7 +28,7 @@ def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bo
     """Everything that the last round of a job says about its model."""
     model = job.model
     log_z, error, gap = job.evidence
-    z = ordered(np.stack([thinned(chain.samples, MOST_DRAWS) for chain in job.chains]), model)
+    z = in_order(np.stack([thinned(chain.samples, MOST_DRAWS) for chain in job.chains]), groups_of(model))
     draws = {
         name: at_quantile(table, z[..., j])
         for j, (name, table) in enumerate(zip(model.parameters, job.task.tables, strict=True))
@@ -48,24 +49,6 @@ def at_quantile(table: Array, z: Array) -> Array:
     """Parameters of whitened coordinates."""
     values: Array = np.interp(z, np.linspace(-Z_MAX, Z_MAX, N_QUANTILES), table)
     return values
-
-
-def ordered(z: Array, model: Model) -> Array:
-    """Coordinates (n_chains, n_draws, n_parameters) with exchangeable components in order.
-
-    They have the same priors, so that ordering coordinates orders parameters.
-    """
-    z = z.copy()
-    index = {name: j for j, name in enumerate(model.parameters)}
-    for group in model.exchangeable:
-        terms = [model.terms[t] for t in group]
-        names = [p.name for p in terms[0].component.parameters]
-        columns = np.array([[index[slot.parameter or ""] for slot in term.slots] for term in terms])
-        by = columns[:, names.index(terms[0].component.sort_by)]
-        order = np.argsort(z[..., by], axis=-1, kind="stable")
-        for column in columns.T:
-            z[..., column] = np.take_along_axis(z[..., column], order, axis=-1)
-    return z
 
 
 def derived_of(model: Model, draws: Mapping[str, Array]) -> dict[str, Array]:
@@ -167,7 +150,6 @@ def diagnostics_of(
     job: Job, draws: Mapping[str, Array], z: Array, gap: float, p_fit: float, single: bool
 ) -> Diagnostics:
     """How the sampling went."""
-    energy = np.stack([chain.energies[:, -1] for chain in job.chains])
     acceptance = np.mean([chain.acceptance[-1] for chain in job.chains], axis=0)
     names = job.model.parameters
     return Diagnostics(
@@ -176,9 +158,9 @@ def diagnostics_of(
         chains=len(job.chains),
         levels=job.ladder.betas.size,
         acceptance={name: float(acceptance[g]) for name, g in zip(names, job.task.step_group, strict=True)},
-        r_hat_energy=split_r_hat(energy) if names else 1.0,
+        r_hat_energy=job.disagreement,
         r_hat=max((split_r_hat(values) for values in draws.values()), default=1.0),
-        ess=min((effective_size(values) for values in draws.values()), default=float(energy.size)),
+        ess=min((effective_size(values) for values in draws.values()), default=float(job.length * len(job.chains))),
         gap=gap,
         drift=max(chain.drift for chain in job.chains),
         edges=tuple(_edges(job.model, z)),
@@ -201,15 +183,6 @@ def _edges(model: Model, z: Array) -> list[str]:
         if below or above:
             pressed.append(f"{name} at the {'lower' if below else 'upper'} edge {low if below else high:g}")
     return pressed
-
-
-def split_r_hat(values: Array) -> float:
-    """Split R-hat of (n_chains, n_draws): Gelman and Rubin's ratio with each chain cut in two."""
-    half = values.shape[1] // 2
-    parts = np.concatenate([values[:, :half], values[:, half : 2 * half]])
-    within = float(np.mean(np.var(parts, axis=1, ddof=1)))
-    between = float(np.var(np.mean(parts, axis=1), ddof=1))
-    return float(np.sqrt((half - 1) / half + between / within)) if within > 0 else 1.0
 
 
 def effective_size(values: Array) -> float:

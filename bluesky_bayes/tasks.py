@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,6 @@ from bluesky_bayes.noise import SIGMA, Gaussian, Noise
 from bluesky_bayes.priors import Z_MAX, Prior, quantile_table
 
 EPS = float(np.finfo(np.float32).eps)
-EASING = 0.02
-"""Imagined points for each real one (`kernels.engine.easing_energy`): more make the ladder longer."""
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -143,7 +141,6 @@ def make_task(blocks: Sequence[Block], model: Model, kinds: Sequence[ShapeSource
         noise_parameter=_ints(index[SIGMA] if block.unknown else -1 for block in blocks),
         noise_scale=np.array([block.scale for block in blocks]),
         n_data=np.array([float(block.y.size) for block in blocks]),
-        n_easing=np.array([EASING * block.y.size for block in blocks]),
         constant=np.array([sum(block.constant for block in blocks)]),
         term_kind=_ints(kinds.index(shape_source(term.component)) for term in model.terms),
         term_block=_ints(term.block for term in model.terms),
@@ -159,6 +156,58 @@ def make_task(blocks: Sequence[Block], model: Model, kinds: Sequence[ShapeSource
         tables=np.stack([table_of(model.priors[name]) for name in names]) if names else np.zeros((0, 2)),
         z_max=np.array([Z_MAX]),
     )
+
+
+class Group(NamedTuple):
+    """Exchangeable components of a model.
+
+    Attributes
+    ----------
+    columns : (n_components, n_parameters) int64
+        Parameters that are each component's own, in the model's table.
+    location : int
+        The column that orders them: the first where the component's `sort_by` is fixed or shared.
+    """
+
+    columns: Array
+    location: int
+
+
+def groups_of(model: Model) -> tuple[Group, ...]:
+    """Exchangeable groups of two components and more that differ in parameters of their own and in nothing else."""
+    users: dict[str, set[int]] = {}
+    for t, term in enumerate(model.terms):
+        for slot in term.slots:
+            if slot.parameter is not None:
+                users.setdefault(slot.parameter, set()).add(t)
+    index = {name: j for j, name in enumerate(model.parameters)}
+    groups = []
+    for terms in (g for g in model.exchangeable if len(g) > 1):
+        own = [[p for p, by in users.items() if by == {t}] for t in terms]
+        alike = {
+            tuple((names.index(s.parameter) if s.parameter in names else s.parameter, s.scale, s.offset)
+                  for s in model.terms[t].slots)
+            for t, names in zip(terms, own, strict=True)
+        }  # fmt: skip
+        if own[0] and len(alike) == 1:
+            component, slots = model.terms[terms[0]].component, model.terms[terms[0]].slots
+            sorted_by = slots[[p.name for p in component.parameters].index(component.sort_by)].parameter
+            location = own[0].index(sorted_by) if sorted_by in own[0] else 0
+            groups.append(Group(np.array([[index[p] for p in names] for names in own], dtype=np.int64), location))
+    return tuple(groups)
+
+
+def in_order(z: Array, groups: Sequence[Group]) -> Array:
+    """Coordinates (..., n_parameters) with exchangeable components in order.
+
+    They have the same priors, so that ordering coordinates orders parameters.
+    """
+    z = z.copy()
+    for group in groups:
+        order = np.argsort(z[..., group.columns[:, group.location]], axis=-1, kind="stable")
+        for column in group.columns.T:
+            z[..., column] = np.take_along_axis(z[..., column], order, axis=-1)
+    return z
 
 
 def step_groups(model: Model) -> Array:

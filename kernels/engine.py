@@ -9,7 +9,20 @@ numbers: Salmon et al., SC'11.
 
 import numpy as np
 
-from bluesky_bayes.kernels.plain import SINGLE, U64, F, cos_turns, fill_curve, jit, log, log_single, small, trial_curve
+from bluesky_bayes.kernels.plain import (
+    SINGLE,
+    U64,
+    F,
+    cos_turns,
+    exp_double,
+    fill_curve,
+    jit,
+    log,
+    log_double,
+    log_single,
+    small,
+    trial_curve,
+)
 
 GAUSSIAN = 0
 CHUNK = 4096
@@ -20,6 +33,7 @@ IMPOSSIBLE = 1e300
 FAR = 1e8 if SINGLE else 1e20
 TINY = 1e-30
 MOVE, SWAP = 0, 1
+TERMS = 16
 
 
 @small
@@ -178,20 +192,123 @@ def total_energy(task, state, parts, at, p, moved, value):
     return energy if energy < IMPOSSIBLE else IMPOSSIBLE
 
 
-@small
-def easing_energy(task, state, p, moved, value):
-    """Energy of some imagined points with residuals of one scale each, for an unknown noise.
+@jit
+def copy_points(source, s0, target, t0, n):
+    """Copy `n` points."""
+    s, t = U64(s0), U64(t0)
+    for i in range(U64(n)):
+        target[t + i] = source[s + i]
 
-    It stands in for the likelihood where that is tempered away: without it an unknown standard deviation collapses as
-    soon as a model fits, a first-order transition that no ladder crosses well.
-    """
-    energy = 0.0
-    for block in range(task.noise.size):
-        j = task.noise_parameter[block]
-        if j >= 0:
-            sigma = (value if j == moved else state.theta[p, j]) / task.noise_scale[block]
-            energy += task.n_easing[block] * (np.log(sigma) + 0.5 / (sigma * sigma))
-    return energy if energy < IMPOSSIBLE else IMPOSSIBLE
+
+@jit
+def log_sum(terms, at):
+    """Logarithm of the sum of the exponentials of the `TERMS` numbers from `at`."""
+    a = U64(at)
+    top = terms[a]
+    for m in range(U64(TERMS)):
+        top = max(top, terms[a + m])
+    total = 0.0
+    for m in range(U64(TERMS)):
+        total += exp_double(terms[a + m] - top)
+    return top + log_double(total)
+
+
+@jit
+def refer(reference, score, p):
+    """Everything of row `p` of `score` from its coordinates: exchangeable components take their places in order."""
+    n = reference.group_of.size
+    if reference.log_weight.size == 0:
+        return
+    z, place, square = score.z, score.place, 0.0
+    for j in range(n):
+        place[p, j] = j
+        square += z[p, j] * z[p, j]
+    for group in range(reference.group_start.size - 1):
+        first, last = reference.group_start[group], reference.group_start[group + 1]
+        for c in range(first, last):
+            here, rank = z[p, reference.location[c]], first
+            for other in range(first, last):
+                there = z[p, reference.location[other]]
+                if there < here or (there == here and other < c):
+                    rank += 1
+            to = reference.member_start[rank]
+            for k in range(reference.member_start[c], reference.member_start[c + 1]):
+                place[p, reference.member[k]] = reference.member[to + k - reference.member_start[c]]
+    gradient, terms, row = score.gradient, score.terms, U64(p * n * TERMS)
+    precision, mean = reference.precision, reference.mean
+    for i in range(U64(n * TERMS)):
+        gradient[row + i] = -reference.shift[i]
+    for j in range(n):
+        value, column = z[p, j], U64(place[p, j] * n * TERMS)
+        for i in range(U64(n * TERMS)):
+            gradient[row + i] += precision[column + i] * value
+    at = U64(p * TERMS)
+    for m in range(U64(TERMS)):
+        terms[at + m] = reference.log_weight[m]
+    for j in range(n):
+        value, column = 0.5 * z[p, j], U64(place[p, j] * TERMS)
+        for m in range(U64(TERMS)):
+            terms[at + m] -= (value - 0.5 * mean[column + m]) * gradient[row + column + m]
+    score.square[p] = square
+    score.value[p] = -(log_sum(terms, at) + 0.5 * square)
+
+
+@small
+def crosses(reference, score, p, j, z):
+    """Whether a component changes places when its coordinate `j` goes to `z`."""
+    group = reference.group_of[j]
+    if group < 0:
+        return False
+    old, found = score.z[p, j], False
+    for c in range(reference.group_start[group], reference.group_start[group + 1]):
+        other = score.z[p, reference.location[c]]
+        if reference.location[c] != j and (old - other) * (z - other) <= 0.0:
+            found = True
+    return found
+
+
+@jit
+def trial_reference(reference, score, p, j, z):
+    """Reference energy of row `p` with coordinate `j` at `z`; the last row of `score` holds what was worked out."""
+    n = reference.group_of.size
+    if reference.log_weight.size == 0:
+        return 0.0
+    trial = score.value.size - 1
+    if crosses(reference, score, p, j, z):
+        for k in range(n):
+            score.z[trial, k] = score.z[p, k]
+        score.z[trial, j] = z
+        refer(reference, score, trial)
+        return score.value[trial]
+    change, i = z - score.z[p, j], score.place[p, j]
+    terms, gradient, precision = score.terms, score.gradient, reference.precision
+    at, to, g, c = U64(p * TERMS), U64(trial * TERMS), U64((p * n + i) * TERMS), U64((i * n + i) * TERMS)
+    for m in range(U64(TERMS)):
+        terms[to + m] = terms[at + m] - change * (gradient[g + m] + 0.5 * change * precision[c + m])
+    score.square[trial] = score.square[p] + z * z - score.z[p, j] * score.z[p, j]
+    score.value[trial] = -(log_sum(terms, to) + 0.5 * score.square[trial])
+    return score.value[trial]
+
+
+@jit
+def commit_reference(reference, score, p, j, z):
+    """Take the proposal that `trial_reference` worked out."""
+    n = reference.group_of.size
+    if reference.log_weight.size > 0:
+        trial = score.value.size - 1
+        gradient, precision, row = score.gradient, reference.precision, U64(p * n * TERMS)
+        if crosses(reference, score, p, j, z):
+            copy_points(gradient, trial * n * TERMS, gradient, p * n * TERMS, n * TERMS)
+            for k in range(n):
+                score.place[p, k] = score.place[trial, k]
+        else:
+            change, column = z - score.z[p, j], U64(score.place[p, j] * n * TERMS)
+            for i in range(U64(n * TERMS)):
+                gradient[row + i] += precision[column + i] * change
+        copy_points(score.terms, trial * TERMS, score.terms, p * TERMS, TERMS)
+        score.square[p] = score.square[trial]
+        score.value[p] = score.value[trial]
+    score.z[p, j] = z
 
 
 @jit
@@ -223,7 +340,6 @@ def rebuild(task, state, p, scratch):
             part += task.weight[i] * v * v
         state.parts[p, block] = block_part(task, block, part, residual, p * n_points + a)
     state.energy[p] = total_energy(task, state, state.parts, p, p, -1, 0.0)
-    state.easing[p] = easing_energy(task, state, p, -1, 0.0)
 
 
 @small
@@ -257,16 +373,8 @@ def propose(task, state, p, j, value, scratch):
     return total_energy(task, state, scratch.parts, 0, p, j, value)
 
 
-@jit
-def copy_points(source, s0, target, t0, n):
-    """Copy `n` points."""
-    s, t = U64(s0), U64(t0)
-    for i in range(U64(n)):
-        target[t + i] = source[s + i]
-
-
 @small
-def commit(task, state, p, j, z, value, energy, easing, scratch):
+def commit(task, state, p, j, z, value, energy, scratch):
     """Take the proposal; from an impossibly bad state everything is rebuilt, so that no rounding is carried on."""
     n_points, n_curves = task.x.size, task.curve_start[task.term_kind.size]
     state.z[p, j] = z
@@ -275,7 +383,6 @@ def commit(task, state, p, j, z, value, energy, easing, scratch):
         rebuild(task, state, p, scratch)
         return
     state.energy[p] = energy
-    state.easing[p] = easing
     residual, curves = state.residual, state.curves
     for touch in range(task.touch_start[j], task.touch_start[j + 1]):
         term = task.touch_term[touch]
@@ -288,7 +395,7 @@ def commit(task, state, p, j, z, value, energy, easing, scratch):
 
 
 @jit
-def sweep_replica(task, state, p, beta, steps, level, accepted, draw, sweep, scratch):
+def sweep_replica(task, reference, state, score, p, beta, steps, level, accepted, draw, sweep, scratch):
     """One move of every parameter of replica `p` at inverse temperature `beta`; every fourth step is wide."""
     for j in range(state.z.shape[1]):
         g = task.step_group[j]
@@ -296,19 +403,33 @@ def sweep_replica(task, state, p, beta, steps, level, accepted, draw, sweep, scr
         z = np.sqrt(1.0 - s * s) * state.z[p, j] + s * scratch.normals[draw + j]
         value = quantile(task, j, z)
         energy = propose(task, state, p, j, value, scratch)
-        easing = easing_energy(task, state, p, j, value)
-        gain = -beta * (energy - state.energy[p]) - (1.0 - beta) * (easing - state.easing[p])
+        change = trial_reference(reference, score, p, j, z) - score.value[p]
+        gain = -beta * (energy - state.energy[p]) - (1.0 - beta) * change
         accepted[g] += np.exp(gain) if gain < 0.0 else 1.0
         if gain >= 0.0 or scratch.log_uniforms[draw + j] < gain:
-            commit(task, state, p, j, z, value, energy, easing, scratch)
+            commit_reference(reference, score, p, j, z)
+            commit(task, state, p, j, z, value, energy, scratch)
 
 
 @jit
-def swap_neighbours(parity, betas, energy, easing, order, log_uniforms, rejected):
+def renew_replica(task, reference, state, score, p, fresh, t, scratch):
+    """Replica `p` at an independent draw of the reference."""
+    for j in range(state.z.shape[1]):
+        state.z[p, j] = fresh[t, j]
+        score.z[p, j] = fresh[t, j]
+    rebuild(task, state, p, scratch)
+    refer(reference, score, p)
+
+
+@jit
+def swap_neighbours(parity, betas, energy, reference, order, log_uniforms, rejected):
     """Exchange neighbouring temperatures, pairs that begin at `parity`; adds each pair's rejection probability."""
     for level in range(parity, betas.size - 1, 2):
+        if betas[level] == betas[level + 1]:
+            continue
         lower, upper = order[level], order[level + 1]
-        gain = (betas[level + 1] - betas[level]) * ((energy[upper] - easing[upper]) - (energy[lower] - easing[lower]))
+        change = (energy[upper] - reference[upper]) - (energy[lower] - reference[lower])
+        gain = (betas[level + 1] - betas[level]) * change
         rejected[level] += 0.0 if gain >= 0.0 else 1.0 - np.exp(gain)
         if gain >= 0.0 or log_uniforms[level] < gain:
             order[level], order[level + 1] = upper, lower
@@ -328,7 +449,10 @@ def count_trips(order, trips):
 @jit
 def run_ladder(
     task,
+    reference,
     state,
+    score,
+    fresh,
     betas,
     steps,
     group_size,
@@ -339,6 +463,7 @@ def run_ladder(
     order,
     scratch,
     energies,
+    misfit,
     samples,
     rejected,
     accepted,
@@ -347,43 +472,53 @@ def run_ladder(
     """Sweeps of a ladder of replicas with non-reversible swaps; gives the largest rounding error of an energy.
 
     Steps are adapted towards an acceptance of 0.44 in the first `n_adapt` sweeps and kept after. `energies`
-    (n_sweeps, n_levels) and `samples` (n_sweeps, n_parameters: the coldest level's coordinates) are filled; `rejected`
+    (n_sweeps, n_levels), and of the coldest level `misfit` (n_sweeps: its energy E) and `samples` (n_sweeps,
+    n_parameters: its coordinates) are filled; `rejected`
     (n_levels - 1) and `accepted` (n_levels, n_groups) add up over the sweeps after adaptation; `trips` (n_replicas, 2)
     holds the end last visited (-1: none) and the round trips of each replica. A level's weight is
-    ``exp(-beta E - (1 - beta) V)`` with the easing energy V, zero where the noise is known; `energies` are ``E - V``.
+    ``exp(-beta E - (1 - beta) V)`` over the prior, with the reference's energy V; `energies` are ``E - V``. A first
+    level at beta = 0 takes the independent draws `fresh` (n_sweeps, n_parameters).
     """
     n_levels, n_parameters = betas.size, state.z.shape[1]
     hits = scratch.hits
     for p in range(n_levels):
         rebuild(task, state, p, scratch)
+        refer(reference, score, p)
     drift = 0.0
     for t in range(energies.shape[0]):
         fill_random(n_levels * n_parameters, t, round_, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
         for level in range(n_levels):
             for g in range(group_size.size):
                 hits[g] = 0.0
-            sweep_replica(task, state, order[level], betas[level], steps, level, hits, level * n_parameters, t, scratch)
+            p, draw = order[level], level * n_parameters
+            if level == 0 and betas[0] == 0.0:
+                renew_replica(task, reference, state, score, p, fresh, t, scratch)
+            else:
+                sweep_replica(task, reference, state, score, p, betas[level], steps, level, hits, draw, t, scratch)
             for g in range(group_size.size):
                 rate = hits[g] / group_size[g]
-                if t < n_adapt:
+                if t < n_adapt and (level > 0 or betas[0] > 0.0):
                     steps[level, g] = min(1.0, steps[level, g] * np.exp((rate - TARGET) * 2.0 / np.sqrt(10.0 + t)))
                 else:
                     accepted[level, g] += rate
         if t % REFRESH == REFRESH - 1:
             for level in range(n_levels):
                 p = order[level]
-                before = state.energy[p]
+                before, there = state.energy[p], score.value[p]
                 rebuild(task, state, p, scratch)
+                refer(reference, score, p)
                 if before < FAR:
-                    drift = max(drift, betas[level] * abs(state.energy[p] - before))
+                    off = betas[level] * abs(state.energy[p] - before)
+                    drift = max(drift, off + (1.0 - betas[level]) * abs(score.value[p] - there))
         fill_random(n_levels, t, round_, SWAP, key0, key1, scratch.normals, scratch.log_uniforms)
         if t == n_adapt:
             for level in range(n_levels - 1):
                 rejected[level] = 0.0
-        swap_neighbours(t % 2, betas, state.energy, state.easing, order, scratch.log_uniforms, rejected)
+        swap_neighbours(t % 2, betas, state.energy, score.value, order, scratch.log_uniforms, rejected)
         count_trips(order, trips)
         for level in range(n_levels):
-            energies[t, level] = state.energy[order[level]] - state.easing[order[level]]
+            energies[t, level] = state.energy[order[level]] - score.value[order[level]]
+        misfit[t] = state.energy[order[n_levels - 1]]
         for j in range(n_parameters):
             samples[t, j] = state.z[order[n_levels - 1], j]
     return drift

@@ -28,6 +28,16 @@ def log(x: float) -> float:
     return math.log(x)
 
 
+def exp_double(x: float) -> float:
+    """Exponential in double precision."""
+    return math.exp(x)
+
+
+def log_double(x: float) -> float:
+    """Natural logarithm in double precision."""
+    return math.log(x)
+
+
 def log_single(x: float) -> float:
     """Natural logarithm in single precision, for random numbers."""
     return math.log(x)
@@ -64,4 +74,17 @@ def trial_curve(
 
 
 small = jit
-__all__ = ["SINGLE", "U64", "F", "cos_turns", "fill_curve", "jit", "log", "log_single", "small", "trial_curve"]
+__all__ = [
+    "SINGLE",
+    "U64",
+    "F",
+    "cos_turns",
+    "exp_double",
+    "fill_curve",
+    "jit",
+    "log",
+    "log_double",
+    "log_single",
+    "small",
+    "trial_curve",
+]

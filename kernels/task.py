@@ -10,6 +10,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 ALIGNMENT = 64
 GAUSSIAN, POISSON = 0, 1
+TERMS = 16
 
 
 class Task(NamedTuple):
@@ -36,8 +37,6 @@ class Task(NamedTuple):
         Unit of the block's y: an unknown standard deviation is divided by it.
     n_data : (n_blocks,) float64
         Real points of each block.
-    n_easing : (n_blocks,) float64
-        Imagined points that stand in for them where the likelihood is tempered away (`engine.easing_energy`).
     constant : (1,) float64
         The part of -log likelihood that no parameter changes, with the full normalisers.
     term_kind, term_block : (n_terms,) int64
@@ -68,7 +67,6 @@ class Task(NamedTuple):
     noise_parameter: Array
     noise_scale: Array
     n_data: Array
-    n_easing: Array
     constant: Array
     term_kind: Array
     term_block: Array
@@ -102,8 +100,6 @@ class State(NamedTuple):
         Weighted sum of squares, or Poisson energy, of each block.
     energy : (n_replicas,) float64
         -log likelihood less `Task.constant`.
-    easing : (n_replicas,) float64
-        Energy that an unknown noise has where the likelihood is tempered away, see `engine.easing_energy`.
     """
 
     z: Array
@@ -112,7 +108,6 @@ class State(NamedTuple):
     residual: Array
     parts: Array
     energy: Array
-    easing: Array
 
 
 class Scratch(NamedTuple):
@@ -125,6 +120,81 @@ class Scratch(NamedTuple):
     normals: Array
     log_uniforms: Array
     hits: Array
+
+
+class Reference(NamedTuple):
+    """The distribution at beta = 0: a mixture of normal distributions of all coordinates, or the prior (no terms).
+
+    Exchangeable components stand in order of one of their coordinates in it, whatever their labels. The numbers of the
+    `TERMS` terms lie side by side, so that they are vectors.
+
+    Attributes
+    ----------
+    log_weight : (TERMS,) or (0,) float64
+        Logarithm of weight and normaliser; none for the prior.
+    mean, shift : (n_parameters * TERMS,) float64
+        Means, and precision matrix times mean.
+    precision : (n_parameters * n_parameters * TERMS,) float64
+    group_of : (n_parameters,) int64
+        Group of exchangeable components that a coordinate orders, or -1.
+    group_start : (n_groups + 1,) int64
+        Where each group's components begin.
+    location : (n_components,) int64
+        The coordinate that orders each.
+    member_start : (n_components + 1,) int64
+        Where each component's parameters begin in `member`.
+    member : (n_members,) int64
+    """
+
+    log_weight: Array
+    mean: Array
+    shift: Array
+    precision: Array
+    group_of: Array
+    group_start: Array
+    location: Array
+    member_start: Array
+    member: Array
+
+
+class Score(NamedTuple):
+    """Where replicas stand under a reference; one row more for the proposal at hand.
+
+    Attributes
+    ----------
+    z : (n_replicas + 1, n_parameters) float64
+    place : (n_replicas + 1, n_parameters) int64
+        Coordinate of the reference that each parameter has at present.
+    terms : ((n_replicas + 1) * TERMS,) float64
+        Log density of each term of the mixture.
+    gradient : ((n_replicas + 1) * n_parameters * TERMS,) float64
+        Precision matrix times distance from the mean.
+    square : (n_replicas + 1,) float64
+        Sum of squares of z.
+    value : (n_replicas + 1,) float64
+        Reference energy: -log of the reference's density over that of the prior.
+    """
+
+    z: Array
+    place: Array
+    terms: Array
+    gradient: Array
+    square: Array
+    value: Array
+
+
+def new_score(reference: Reference, z: Array) -> Score:
+    """Score of the given coordinates, (n_replicas, n_parameters); `engine.refer` fills in the rest."""
+    n, d = z.shape
+    rows = n + 1 if reference.log_weight.size else 0
+    return Score(
+        np.concatenate([z, np.zeros((1, d))]),
+        np.zeros((n + 1, d), dtype=np.int64),
+        aligned(rows * TERMS, np.float64),
+        aligned(rows * d * TERMS, np.float64),
+        np.zeros(n + 1),
+        np.zeros(n + 1),
+    )
 
 
 def aligned(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
@@ -151,7 +221,6 @@ def new_state(task: Task, z: Array) -> State:
         aligned(n * int(task.curve_start[-1]), dtype),
         aligned(n * task.x.size, dtype),
         np.zeros((n, task.noise.size)),
-        np.zeros(n),
         np.zeros(n),
     )
 

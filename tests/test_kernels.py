@@ -20,9 +20,10 @@ from bluesky_bayes.kernels import build, engine, scalar
 from bluesky_bayes.kernels.task import Task, new_scratch, new_state
 from bluesky_bayes.model import Slot, Term
 from bluesky_bayes.noise import Noise, noise_for
+from bluesky_bayes.reference import first_start, fitted_start
 from bluesky_bayes.sampler import Job, Settings, annealed, chain_key, run_round
 from bluesky_bayes.shapes import gaussian
-from bluesky_bayes.tasks import blocks_of, make_task, shape_sources, single_precision_is_enough
+from bluesky_bayes.tasks import Group, blocks_of, make_task, shape_sources, single_precision_is_enough
 
 
 def compiled(data: Dataset, candidates: Candidates, noise: Noise, single: bool) -> tuple[Any, list[Task]]:
@@ -116,11 +117,14 @@ def test_compiled_sweeps_take_the_same_path_as_plain_python(plain: Any, noise: N
     betas = np.array([0.0, 0.01, 0.3, 1.0])
     z = np.random.default_rng(2).standard_normal((4, len(task.tables)))
     steps = np.full((4, int(task.step_group.max()) + 1), 0.3)
-    fast = run_round(kernels, task, betas, steps, z, 6, 2, 0, key)
-    slow = run_round(plain, task, betas, steps, z, 6, 2, 0, key)
-    np.testing.assert_allclose(fast.energies, slow.energies, rtol=1e-4)
-    np.testing.assert_allclose(fast.samples, slow.samples, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(fast.acceptance, slow.acceptance, rtol=1e-3, atol=1e-6)
+    groups = (Group(np.array([[0, 1, 2], [3, 4, 5]]), 1),)
+    draws = np.random.default_rng(3).standard_normal((100, len(task.tables)))
+    for start in (first_start(task), fitted_start(draws, groups, np.random.default_rng(4))):
+        fast = run_round(kernels, task, start, betas, steps, z, 6, 2, 0, key)
+        slow = run_round(plain, task, start, betas, steps, z, 6, 2, 0, key)
+        np.testing.assert_allclose(fast.energies, slow.energies, rtol=1e-4)
+        np.testing.assert_allclose(fast.samples, slow.samples, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(fast.acceptance, slow.acceptance, rtol=1e-3, atol=1e-6)
 
 
 def energies_at(kernels: Any, task: Task, z: Array) -> Array:
@@ -192,8 +196,8 @@ def _log_evidence(data: list[Dataset], noises: list[Noise], model: Model) -> tup
     settings = Settings(sweeps=1600, chains=4)
     job = Job(kernels, make_task(blocks, model, kinds, True), settings, 0, model)
     job.prepare()
-    job.take([job.run(chain, 1600, 200) for chain in range(4)])
-    job.assess()
+    job.tune([job.run(chain, 400, 200) for chain in range(4)])
+    job.take([job.run(chain, 1600, 0) for chain in range(4)])
     return job.evidence.log_z - float(job.task.constant[0]), job.evidence.error
 
 
@@ -255,10 +259,9 @@ def test_an_impossible_start_is_left_behind() -> None:
 
     candidates = family(root, [1], background=None, priors={"p": stats.uniform(0, 3), "amplitude": stats.norm(0, 1)})
     kernels, (task,) = compiled(Dataset(np.arange(3.0), np.arange(3.0)), candidates, Gaussian(0.5), True)
-    ladder = annealed(kernels, task, [chain_key(0, "root", chain) for chain in range(2)], None)
-    chain = run_round(
-        kernels, task, ladder.betas, ladder.steps, ladder.coordinates[0], 400, 50, 0, chain_key(0, "root", 0)
-    )
+    keys, start = [chain_key(0, "root", chain) for chain in range(2)], first_start(task)
+    ladder = annealed(kernels, task, start, 128, keys, np.random.default_rng(0), 0).ladder
+    chain = run_round(kernels, task, start, ladder.betas, ladder.steps, ladder.coordinates[0], 400, 50, 0, keys[0])
     p = stats.uniform(0, 3).ppf(stats.norm.cdf(chain.samples[:, 1]))
     assert np.all(p > 1.0)
 

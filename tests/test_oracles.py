@@ -25,7 +25,7 @@ from problems import (
 )
 from scipy import integrate, special, stats
 
-from bluesky_bayes import Candidates, Dataset, Gaussian, Model, Poisson, Selection, select
+from bluesky_bayes import Candidates, Dataset, Gaussian, Model, Poisson, Selection, component, select
 from bluesky_bayes.candidates import family
 from bluesky_bayes.families import peaks
 from bluesky_bayes.model import Slot, Term
@@ -101,7 +101,7 @@ def test_a_straight_line_with_or_without_an_offset_has_its_closed_form(n: int) -
 
 def test_two_wells_have_their_free_energy_and_weights() -> None:
     data, candidates = target(two_wells_target, stats.uniform(0, 1), 3)
-    selection = select(data, candidates, UNIT_NOISE, seed=0, settings=Settings(sweeps=6400))
+    selection = select(data, candidates, UNIT_NOISE, seed=0, settings=Settings(sweeps=1200))
     assert_log_evidence(selection, -TWO_WELLS_FREE_ENERGY - 3 * HALF_LOG_2PI)
     second = np.mean(selection.best.samples["u"].to_numpy() > 0.5, axis=1)
     error = np.std(second, ddof=1) / math.sqrt(second.size)
@@ -112,7 +112,7 @@ def test_two_wells_have_their_free_energy_and_weights() -> None:
 @pytest.mark.parametrize("dimension", [2, 5, 10])
 def test_gaussian_shells_have_their_evidence(dimension: int) -> None:
     data, candidates = target(SHELLS[dimension], stats.uniform(-6, 12), 2)
-    selection = select(data, candidates, UNIT_NOISE, seed=0, settings=Settings(sweeps=4800))
+    selection = select(data, candidates, UNIT_NOISE, seed=0)
     assert_log_evidence(selection, SHELLS_LOG_Z[dimension] - SHELL_OFFSET - 2 * HALF_LOG_2PI, 1e-3)
 
 
@@ -171,3 +171,24 @@ def test_a_poisson_spectrum_far_from_zero_gives_its_peak() -> None:
     center = selection.best.parameters["peak1.center"]
     assert abs(center.mean - 12821.3) < 4 * center.sd
     assert center.sd < 0.1
+
+
+@component
+def square_root(x: float, u: float, edge: float) -> float:
+    """A line that is no number below an edge."""
+    return math.sqrt(u - edge) * x
+
+
+@pytest.mark.parametrize("impossible", [0.1, 0.6])
+def test_a_prior_that_allows_impossible_values_gives_the_integral_over_the_others(impossible: float) -> None:
+    x = np.linspace(-3, 3, 64)
+    y = 0.5 * x + 0.1 * np.random.default_rng(0).standard_normal(64)
+    slots = (Slot("a"), Slot("u"), Slot(None, offset=impossible))
+    model = Model("root", (Term("root", square_root, slots),), {"a": stats.uniform(0, 2), "u": stats.uniform(0, 1)})
+    selection = select(Dataset(x, y), Candidates((model,)), Gaussian(0.1), seed=0)
+    middles = (np.arange(2000) + 0.5) / 2000
+    slope = 2.0 * middles[:, None] * np.sqrt((1.0 - impossible) * middles)
+    energy = 0.5 * (np.sum(y * y) - 2.0 * slope * np.sum(x * y) + slope**2 * np.sum(x * x)) / 0.01
+    lowest = energy.min()
+    log_z = math.log(np.mean(np.exp(lowest - energy)) * (1.0 - impossible)) - lowest
+    assert_log_evidence(selection, log_z - 64 * (HALF_LOG_2PI + math.log(0.1)))

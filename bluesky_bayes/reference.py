@@ -1,0 +1,191 @@
+"""The distribution from which a ladder starts: the prior at first, then a mixture fitted to the posterior.
+
+A ladder between the posterior and something near it is short and mixes fast, and its evidence is as exact as that of
+a ladder from the prior (variational tempering: Surjanovic et al., NeurIPS 2022). The mixture is one of normal
+distributions of all whitened coordinates, exchangeable components in order; the prior itself has a small weight in it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from bluesky_bayes.dataset import Array
+from bluesky_bayes.kernels.task import TERMS, Reference, Task
+from bluesky_bayes.priors import Z_MAX
+from bluesky_bayes.tasks import Group, in_order
+
+PRIOR_WEIGHT = 0.05
+POOLED_WEIGHT = 0.1
+WIDER, POOLED_WIDER = 1.2, 1.5
+POINTS_PER_DIMENSION = 4
+EM_STEPS = 10
+MOST_POINTS = 1500
+ROUND = 1e-3
+IMAGINED = 0.02
+NOISE_POINTS = 2001
+NEVER = -1e300
+
+
+@dataclass(frozen=True)
+class Start:
+    """A mixture of normal distributions in whitened coordinates, or the prior where it has no terms.
+
+    Attributes
+    ----------
+    groups : tuple of Group
+        Exchangeable components, which stand in order.
+    weights : (n_terms,) float64
+    means : (n_terms, n_parameters) float64
+    factors : (n_terms, n_parameters, n_parameters) float64
+        Lower Cholesky factors of the covariances.
+    """
+
+    groups: tuple[Group, ...]
+    weights: Array
+    means: Array
+    factors: Array
+
+    def draws(self, n: int, rng: np.random.Generator) -> tuple[Array, int]:
+        """Independent draws (n, n_parameters) with components in order, and how many were drawn to find them."""
+        d = self.means.shape[1]
+        if n == 0 or not self.weights.size:
+            return rng.standard_normal((n, d)), n
+        found: list[Array] = []
+        missing, drawn, edges = n, 0, np.cumsum(self.weights)
+        while missing:
+            m = missing + 100
+            term = np.minimum(np.searchsorted(edges, edges[-1] * rng.random(m)), edges.size - 1)
+            normal, z = rng.standard_normal((m, d)), self.means[term]
+            for k in range(edges.size):
+                z[term == k] += normal[term == k] @ self.factors[k].T
+            good = np.flatnonzero(self._ordered(z))
+            drawn += m if good.size <= missing else int(good[missing])
+            found.append(z[good[:missing]])
+            missing -= len(found[-1])
+        return np.concatenate(found), drawn
+
+    def _ordered(self, z: Array) -> Array:
+        good = np.ones(len(z), dtype=bool)
+        for group in self.groups:
+            good &= np.all(np.diff(z[:, group.columns[:, group.location]], axis=1) >= 0.0, axis=1)
+        return good
+
+    @property
+    def log_labels(self) -> float:
+        """Logarithm of the number of ways to label exchangeable components."""
+        return float(sum(math.lgamma(len(g.columns) + 1) for g in self.groups))
+
+    def arrays(self) -> Reference:
+        """As the kernels read it."""
+        n, d = self.means.shape
+        log_weight, mean = np.full(TERMS, NEVER), np.zeros((d, TERMS))
+        shift, precision = np.zeros((d, TERMS)), np.zeros((d, d, TERMS))
+        if n:
+            whiten = np.linalg.inv(self.factors).astype(np.float64)
+            inverse = np.einsum("mki,mkj->mij", whiten, whiten)
+            log_weight[:n] = _log_weight(self.weights, whiten)
+            mean[:, :n] = self.means.T
+            shift[:, :n] = np.einsum("mij,mj->im", inverse, self.means)
+            precision[:, :, :n] = np.moveaxis(inverse, 0, 2)
+        group_of = np.full(d, -1, dtype=np.int64)
+        for g, group in enumerate(self.groups):
+            group_of[group.columns[:, group.location]] = g
+        rows = [row for group in self.groups for row in group.columns]
+        return Reference(
+            log_weight=log_weight[: TERMS if n else 0],
+            mean=mean.ravel(),
+            shift=shift.ravel(),
+            precision=precision.ravel(),
+            group_of=group_of,
+            group_start=_starts([len(g.columns) for g in self.groups]),
+            location=np.array([j for g in self.groups for j in g.columns[:, g.location]], dtype=np.int64),
+            member_start=_starts([len(row) for row in rows]),
+            member=np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64),
+        )
+
+
+def first_start(task: Task) -> Start:
+    """The prior; but an unknown noise begins near the spread of the data.
+
+    Without that its standard deviation collapses as soon as a model fits, a first-order transition that no ladder
+    crosses well. It begins as a few imagined points with residuals of that size would have it.
+    """
+    d = len(task.tables)
+    noisy = sorted({int(j) for j in task.noise_parameter if j >= 0})
+    n = 1 if noisy else 0
+    means, factors = np.zeros((n, d)), np.tile(np.eye(d), (n, 1, 1))
+    for j in noisy:
+        means[0, j], factors[0, j, j] = _noise_start(task, j)
+    return Start((), np.ones(n), means, factors)
+
+
+def _noise_start(task: Task, j: int) -> tuple[float, float]:
+    z = np.linspace(-Z_MAX, Z_MAX, NOISE_POINTS)
+    sigma = np.interp(z, np.linspace(-Z_MAX, Z_MAX, task.tables.shape[1]), task.tables[j])
+    log_weight = -0.5 * z * z
+    for block in np.flatnonzero(task.noise_parameter == j):
+        s = sigma / task.noise_scale[block]
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            log_weight -= np.nan_to_num(IMAGINED * task.n_data[block] * (np.log(s) + 0.5 / (s * s)), nan=np.inf)
+    weight = np.exp(log_weight - log_weight.max())
+    mean = float(np.average(z, weights=weight))
+    return mean, float(np.sqrt(np.average((z - mean) ** 2, weights=weight))) + z[1] - z[0]
+
+
+def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator) -> Start:
+    """Normal distributions fitted to draws near the posterior (n, n_parameters), one of all draws, and the prior.
+
+    All are somewhat widened. Expectation and maximisation (Dempster, Laird and Rubin, JRSS B 39, 1 (1977)) from
+    centres far from one another.
+    """
+    points = in_order(z[rng.permutation(len(z))[:MOST_POINTS]], groups)
+    n, d = points.shape
+    floor = np.diag(ROUND * points.var(axis=0) + 1e-12)
+    pooled = np.cov(points.T).reshape(d, d) + floor
+    n_terms = max(1, min(TERMS - 2, n // (POINTS_PER_DIMENSION * d)))
+    means = _far_apart(points, n_terms, np.sqrt(np.diag(pooled)), rng)
+    covariance, weights = np.tile(pooled, (n_terms, 1, 1)), np.full(n_terms, 1.0 / n_terms)
+    for _ in range(EM_STEPS):
+        whiten = np.linalg.inv(np.linalg.cholesky(covariance))
+        u = (points - means[:, None]) @ np.swapaxes(whiten, 1, 2)
+        score = _log_weight(weights, whiten)[:, None] - 0.5 * np.sum(u * u, axis=2)
+        share = np.exp(score - score.max(axis=0))
+        share /= share.sum(axis=0)
+        count = share.sum(axis=1) + 1e-9
+        weights = count / count.sum()
+        means = share @ points / count[:, None]
+        off = points - means[:, None]
+        covariance = np.swapaxes(share[:, :, None] * off, 1, 2) @ off / count[:, None, None] + floor
+    kept = (weights * n > 1.5 * d) | (weights == weights.max())
+    weights, means, covariance = weights[kept], means[kept], covariance[kept]
+    return Start(
+        groups,
+        np.append((1.0 - POOLED_WEIGHT - PRIOR_WEIGHT) * weights / weights.sum(), (POOLED_WEIGHT, PRIOR_WEIGHT)),
+        np.concatenate([means, points.mean(axis=0)[None], np.zeros((1, d))]),
+        np.linalg.cholesky(np.concatenate([WIDER * covariance, POOLED_WIDER * pooled[None], np.eye(d)[None]])),
+    )
+
+
+def _log_weight(weights: Array, whiten: Array) -> Array:
+    """Logarithms of weights and normalisers, less those of the standard normal distribution."""
+    log_weight: Array = np.log(weights) + np.log(np.diagonal(whiten, axis1=1, axis2=2)).sum(axis=1)
+    return log_weight
+
+
+def _far_apart(points: Array, n: int, unit: Array, rng: np.random.Generator) -> Array:
+    """Some of the points, each drawn in proportion to its squared distance from those before (k-means++)."""
+    scaled = points / unit
+    chosen = [int(rng.integers(len(points)))]
+    nearest = np.full(len(points), np.inf)
+    while len(chosen) < n:
+        nearest = np.minimum(nearest, np.sum((scaled - scaled[chosen[-1]]) ** 2, axis=1))
+        edges = np.cumsum(nearest)
+        chosen.append(int(min(np.searchsorted(edges, edges[-1] * rng.random()), len(points) - 1)))
+    return points[chosen]
+
+
+def _starts(sizes: list[int]) -> Array:
+    return np.concatenate([[0], np.cumsum(np.asarray(sizes, dtype=np.int64))]).astype(np.int64)
