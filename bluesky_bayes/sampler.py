@@ -41,7 +41,8 @@ class Settings:
     Attributes
     ----------
     sweeps : int
-        Sweeps of the first round that counts; the tuning round before it has half as many.
+        Sweeps of the first round that counts; the tuning round before it has half as many, or as many where the
+        ladder begins at the prior.
     error : float
         Wanted standard error of the log evidence, in nats: every model that is still in question goes on until it is
         that sure, its chains agree and have been to and fro.
@@ -209,6 +210,11 @@ class Job:
         self.evidence = found._replace(log_z=found.log_z + log_start, error=error)
 
     @property
+    def tuning(self) -> int:
+        """Sweeps of the tuning round: a long ladder takes longer to forget where its chains began."""
+        return self.settings.sweeps // (2 if self.start.weights.size else 1)
+
+    @property
     def length(self) -> int:
         """Sweeps so far."""
         return len(self.chains[0].energies)
@@ -239,8 +245,7 @@ def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, executor: E
     """
     jobs = [job for question in questions for job in question]
     list(executor.map(Job.prepare, sorted(jobs, key=lambda job: -job.cost)))
-    tuning = settings.sweeps // 2
-    _round(Job.tune, [(job, tuning, tuning // 2) for job in jobs], executor)
+    _round(Job.tune, [(job, job.tuning, job.tuning // 2) for job in jobs], executor)
     work = [(job, settings.sweeps, 0) for job in jobs]
     while work:
         _round(Job.take, work, executor)
@@ -346,10 +351,9 @@ def annealed(
 ) -> Annealing:
     """Particles from the reference, cooled step by step.
 
-    Sequential Monte Carlo (Del Moral, Doucet and Jasra, JRSS B 68, 411 (2006)). Every chain has particles of its own;
-    all share temperatures and steps. The ladder takes one of them a level from the nearest temperature.
+    Sequential Monte Carlo (Del Moral, Doucet and Jasra, JRSS B 68, 411 (2006)). The ladder takes one particle a level
+    and chain from the nearest temperature.
     """
-    n = max(n - n % len(keys), 2 * len(keys))
     cloud, _ = start.draws(n, rng)
     beta, log_steps = 0.0, np.zeros(group_sizes(task).size)
     betas: list[float] = []
@@ -368,15 +372,10 @@ def annealed(
         if beta == 1.0:
             break
         beta = next_beta(beta, chain.last_energy)
-        log_weights = ((betas[-1] - beta) * chain.last_energy).reshape(len(keys), -1)
-        chosen = [first + resampled(w, rng) for first, w in zip(range(0, n, n // len(keys)), log_weights, strict=True)]
-        cloud = chain.last[np.concatenate(chosen)]
+        cloud = chain.last[resampled((betas[-1] - beta) * chain.last_energy, rng)]
     new, position, barrier = respaced(np.array(betas), energies)
     at = np.rint(position).astype(np.intp)
-    own = n // len(keys)
-    coordinates = tuple(
-        np.stack([clouds[i][chain * own + rng.integers(own)] for i in at]) for chain in range(len(keys))
-    )
+    coordinates = tuple(np.stack([clouds[i][rng.integers(n)] for i in at]) for _ in keys)
     warm = np.concatenate([z for z, b in zip(clouds, betas, strict=True) if b >= WARM])
     return Annealing(Ladder(new, carried(np.stack(all_steps), position), coordinates), warm, barrier)
 
