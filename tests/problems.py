@@ -37,6 +37,23 @@ def nagata_candidates(counts: range = range(0, 6)) -> Candidates:
     return peaks("gaussian", counts, background=None, width="precision", priors=priors)
 
 
+def ten_peaks() -> tuple[Dataset, Candidates]:
+    """Ten narrow peaks that overlap, sigma 0.1."""
+    heights = (0.587, 1.522, 1.183, 0.864, 0.574, 0.388, 0.53, 0.3, 0.6, 0.7)
+    centers = (0.75, 0.84, 0.95, 1.71, 1.82, 1.95, 1.12, 1.30, 1.45, 2.1)
+    precisions = (500.689, 1046.837, 764.469, 550.689, 562.837, 634.469, 600.689, 664.469, 700.689, 746.837)
+    x = np.linspace(0, 3, 301)
+    y = 0.1 * np.random.RandomState(0).randn(301)
+    for a, mu, b in zip(heights, centers, precisions, strict=True):
+        y += a * np.exp(-0.5 * b * (x - mu) ** 2)
+    priors = {
+        "amplitude": stats.gamma(5, scale=1 / 5),
+        "precision": stats.gamma(5, scale=1 / 0.004),
+        "center": stats.norm(1.5, 1.0),
+    }
+    return Dataset(x, y), peaks("gaussian", [10], background=None, width="precision", priors=priors)
+
+
 BOX_PEAKS = {
     1: [(2.0, 0.0, 0.3)],
     2: [(2.0, -0.6, 0.3), (1.5, 0.5, 0.25)],

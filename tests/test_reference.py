@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import nagata_2012, nagata_candidates
+from problems import nagata_2012, nagata_candidates, ten_peaks
 from scipy import stats
 
-from bluesky_bayes import Gaussian, Model, select
+from bluesky_bayes import Candidates, Dataset, Gaussian, Model, sampler, select
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.inference import _Question
 from bluesky_bayes.kernels.task import TERMS, new_score
@@ -132,6 +132,22 @@ def test_an_identified_model_starts_from_its_reference_and_an_overfitted_one_fro
         job = _job(count)
         job.prepare()
         assert bool(job.start.weights.size) is fitted
+
+
+@pytest.mark.parametrize(
+    ("problem", "error"), [((nagata_2012(), nagata_candidates(range(3, 4))), 0.1), (ten_peaks(), 0.2)], ids=["3", "10"]
+)
+def test_the_evidence_is_the_same_from_the_reference_and_from_the_prior(
+    problem: tuple[Dataset, Candidates], error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_z, errors = [], []
+    for near in (math.inf, 0.0):
+        monkeypatch.setattr(sampler, "NEAR", near)
+        selection = select(*problem, Gaussian(0.1), seed=0, settings=Settings(error=error))
+        log_z.append(selection.log_evidence[0])
+        errors.append(selection.log_evidence_error[0])
+    assert max(errors) < error
+    assert abs(log_z[1] - log_z[0]) < 4 * math.hypot(*errors)
 
 
 def test_a_part_of_the_posterior_that_particles_rarely_find_is_not_lost() -> None:
