@@ -42,17 +42,14 @@ def spread(times: list[float], unit: float = 1.0) -> str:
     return f"{statistics.median(times) * unit:.3g} ({min(times) * unit:.3g} to {max(times) * unit:.3g})"
 
 
-def whole(settings: Settings, repeats: int) -> None:
+def whole(noise: Gaussian, settings: Settings, repeats: int) -> None:
     """Wall time of `select` for K = 0 to 5."""
     data, candidates, answers = nagata_2012(), nagata_candidates(), []
     times = timed(
-        lambda: answers.append(select(data, candidates, Gaussian(0.1), seed=len(answers), settings=settings)), repeats
+        lambda: answers.append(select(data, candidates, noise, seed=len(answers), settings=settings)), repeats
     )
     errors = np.median([a.log_evidence_error for a in answers], axis=0)
-    print(
-        f"  sweeps {settings.sweeps}, wanted error {settings.error}: {spread(times)} s; "
-        f"median stated errors {errors.round(3)}"
-    )
+    print(f"  {noise}, wanted error {settings.error}: {spread(times)} s; median stated errors {errors.round(3)}")
 
 
 def inner_loop(repeats: int) -> None:
@@ -142,8 +139,9 @@ def main() -> None:
     warm_up(nagata_candidates())
     print(f"kernels ready after {time.perf_counter() - start:.1f} s (compiled, or found in the cache)")
     print("K = 0 to 5, 301 points, warm:")
-    for settings in (Settings(error=0.15), Settings()):
-        whole(settings, repeats)
+    for noise in (Gaussian(0.1), Gaussian()):
+        for settings in (Settings(error=0.15), Settings()):
+            whole(noise, settings, repeats)
     print("inner loop:")
     inner_loop(repeats)
 

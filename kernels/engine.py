@@ -270,10 +270,7 @@ def crosses(reference, score, p, j, z):
 @jit
 def trial_reference(reference, score, p, j, z):
     """Reference energy of row `p` with coordinate `j` at `z`; the last row of `score` holds what was worked out."""
-    n = reference.group_of.size
-    if reference.log_weight.size == 0:
-        return 0.0
-    trial = score.value.size - 1
+    n, trial = reference.group_of.size, score.value.size - 1
     if crosses(reference, score, p, j, z):
         for k in range(n):
             score.z[trial, k] = score.z[p, k]
@@ -293,21 +290,19 @@ def trial_reference(reference, score, p, j, z):
 @jit
 def commit_reference(reference, score, p, j, z):
     """Take the proposal that `trial_reference` worked out."""
-    n = reference.group_of.size
-    if reference.log_weight.size > 0:
-        trial = score.value.size - 1
-        gradient, precision, row = score.gradient, reference.precision, U64(p * n * TERMS)
-        if crosses(reference, score, p, j, z):
-            copy_points(gradient, trial * n * TERMS, gradient, p * n * TERMS, n * TERMS)
-            for k in range(n):
-                score.place[p, k] = score.place[trial, k]
-        else:
-            change, column = z - score.z[p, j], U64(score.place[p, j] * n * TERMS)
-            for i in range(U64(n * TERMS)):
-                gradient[row + i] += precision[column + i] * change
-        copy_points(score.terms, trial * TERMS, score.terms, p * TERMS, TERMS)
-        score.square[p] = score.square[trial]
-        score.value[p] = score.value[trial]
+    n, trial = reference.group_of.size, score.value.size - 1
+    gradient, precision, row = score.gradient, reference.precision, U64(p * n * TERMS)
+    if crosses(reference, score, p, j, z):
+        copy_points(gradient, trial * n * TERMS, gradient, p * n * TERMS, n * TERMS)
+        for k in range(n):
+            score.place[p, k] = score.place[trial, k]
+    else:
+        change, column = z - score.z[p, j], U64(score.place[p, j] * n * TERMS)
+        for i in range(U64(n * TERMS)):
+            gradient[row + i] += precision[column + i] * change
+    copy_points(score.terms, trial * TERMS, score.terms, p * TERMS, TERMS)
+    score.square[p] = score.square[trial]
+    score.value[p] = score.value[trial]
     score.z[p, j] = z
 
 
@@ -397,17 +392,19 @@ def commit(task, state, p, j, z, value, energy, scratch):
 @jit
 def sweep_replica(task, reference, state, score, p, beta, steps, level, accepted, draw, sweep, scratch):
     """One move of every parameter of replica `p` at inverse temperature `beta`; every fourth step is wide."""
+    from_prior = reference.log_weight.size == 0
     for j in range(state.z.shape[1]):
         g = task.step_group[j]
         s = min(1.0, steps[level, g] * (WIDE if (sweep + j) % WIDE_EVERY == 0 else 1.0))
         z = np.sqrt(1.0 - s * s) * state.z[p, j] + s * scratch.normals[draw + j]
         value = quantile(task, j, z)
         energy = propose(task, state, p, j, value, scratch)
-        change = trial_reference(reference, score, p, j, z) - score.value[p]
+        change = 0.0 if from_prior else trial_reference(reference, score, p, j, z) - score.value[p]
         gain = -beta * (energy - state.energy[p]) - (1.0 - beta) * change
         accepted[g] += np.exp(gain) if gain < 0.0 else 1.0
         if gain >= 0.0 or scratch.log_uniforms[draw + j] < gain:
-            commit_reference(reference, score, p, j, z)
+            if not from_prior:
+                commit_reference(reference, score, p, j, z)
             commit(task, state, p, j, z, value, energy, scratch)
 
 
