@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import BOX_LOG_Z, box, nagata_2012, nagata_candidates
+from problems import BOX_LOG_Z, box, nagata_2012, nagata_candidates, ten_peaks
 from scipy import stats
 
 from bluesky_bayes import (
@@ -133,8 +133,7 @@ def test_a_posterior_against_the_edge_of_its_prior_is_said() -> None:
 
 
 def test_too_short_a_run_says_that_it_is_not_to_be_trusted() -> None:
-    data, candidates = box(3)
-    selection = select(data, candidates, Gaussian(0.1), seed=0, settings=Settings(sweeps=200, longest=200))
+    selection = select(*ten_peaks(), Gaussian(0.1), seed=1, settings=SHORT)
     assert not selection.trustworthy
     assert any("sample longer (raise `longest` in Settings)" in warning for warning in selection.warnings)
 
