@@ -96,3 +96,9 @@ def from_table(name: str, table: Mapping[str, Any]) -> Prior:
     except TypeError as error:
         raise ValueError(f"prior of {name!r}: {error}") from error
     return check_prior(name, frozen)
+
+
+def at_quantile(table: Array, z: Array) -> Array:
+    """Parameters of whitened coordinates."""
+    values: Array = np.interp(z, np.linspace(-Z_MAX, Z_MAX, N_QUANTILES), table)
+    return values

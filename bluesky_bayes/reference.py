@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.kernels.task import TERMS, Reference, Task
-from bluesky_bayes.priors import Z_MAX
-from bluesky_bayes.tasks import Group, in_order
+from bluesky_bayes.priors import Z_MAX, at_quantile
+from bluesky_bayes.tasks import Group, in_order, starts
 
 PRIOR_WEIGHT = 0.05
 POOLED_WEIGHT = 0.1
@@ -78,6 +79,7 @@ class Start:
         """Logarithm of the number of ways to label exchangeable components."""
         return float(sum(math.lgamma(len(g.columns) + 1) for g in self.groups))
 
+    @cached_property
     def arrays(self) -> Reference:
         """As the kernels read it."""
         n, d = self.means.shape
@@ -100,9 +102,9 @@ class Start:
             shift=shift.ravel(),
             precision=precision.ravel(),
             group_of=group_of,
-            group_start=_starts([len(g.columns) for g in self.groups]),
+            group_start=starts([len(g.columns) for g in self.groups]),
             location=np.array([j for g in self.groups for j in g.columns[:, g.location]], dtype=np.int64),
-            member_start=_starts([len(row) for row in rows]),
+            member_start=starts([len(row) for row in rows]),
             member=np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64),
         )
 
@@ -124,7 +126,7 @@ def first_start(task: Task) -> Start:
 
 def _noise_start(task: Task, j: int) -> tuple[float, float]:
     z = np.linspace(-Z_MAX, Z_MAX, NOISE_POINTS)
-    sigma = np.interp(z, np.linspace(-Z_MAX, Z_MAX, task.tables.shape[1]), task.tables[j])
+    sigma = at_quantile(task.tables[j], z)
     log_weight = -0.5 * z * z
     for block in np.flatnonzero(task.noise_parameter == j):
         s = sigma / task.noise_scale[block]
@@ -185,7 +187,3 @@ def _far_apart(points: Array, n: int, unit: Array, rng: np.random.Generator) -> 
         edges = np.cumsum(nearest)
         chosen.append(int(min(np.searchsorted(edges, edges[-1] * rng.random()), len(points) - 1)))
     return points[chosen]
-
-
-def _starts(sizes: list[int]) -> Array:
-    return np.concatenate([[0], np.cumsum(np.asarray(sizes, dtype=np.int64))]).astype(np.int64)

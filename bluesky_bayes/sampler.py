@@ -169,8 +169,8 @@ class Job:
 
         A reference that is far from the posterior may lack a part of it, which no ladder from there would find soon.
         """
-        rng = np.random.Generator(np.random.Philox(key=[int(self.keys[0][0]), int(self.keys[0][1])]))
-        self.start, n = first_start(self.task), particles(self.task, PARTICLES)
+        rng, n = generator(self.keys[0], 0), particles(self.task)
+        self.start = first_start(self.task)
         first = annealed(self.kernels, self.task, self.start, n, self.keys, rng, ANNEALING)
         self.ladder = first.ladder
         if len(self.task.tables):
@@ -275,6 +275,11 @@ def chain_key(seed: int, model: str, chain: int) -> npt.NDArray[np.uint64]:
     return np.frombuffer(digest[:8], dtype="<u4").astype(np.uint64)
 
 
+def generator(key: npt.NDArray[np.uint64], number: int) -> np.random.Generator:
+    """NumPy's random numbers of a chain; every `number` has a stream of its own."""
+    return np.random.Generator(np.random.Philox(key=[int(key[0]), int(key[1])], counter=[0, 0, 0, number]))
+
+
 def run_round(
     kernels: Any,
     task: Task,
@@ -290,9 +295,8 @@ def run_round(
     """`n_sweeps` sweeps of one chain, the first `n_adapt` of them for adapting the steps and not kept."""
     steps = steps.copy()
     n_levels, n_parameters = z.shape
-    reference = start.arrays()
-    rng = np.random.Generator(np.random.Philox(key=[int(key[0]), int(key[1])], counter=[0, 0, 0, 1 + number]))
-    fresh, n_drawn = start.draws(n_sweeps if betas[0] == 0.0 else 0, rng)
+    reference = start.arrays
+    fresh, n_drawn = start.draws(n_sweeps if betas[0] == 0.0 else 0, generator(key, 1 + number))
     scratch = new_scratch(task, n_levels * max(n_parameters, 1))
     state, score = new_state(task, z), new_score(reference, z)
     energies, misfit = np.empty((n_sweeps, n_levels)), np.empty(n_sweeps)
@@ -334,10 +338,10 @@ class Annealing(NamedTuple):
     barrier: float
 
 
-def particles(task: Task, most: int) -> int:
+def particles(task: Task) -> int:
     """How many particles: as many as fit into `MOST_BYTES`, within bounds."""
     each = task.x.itemsize * (task.x.size + int(task.curve_start[-1]))
-    return int(np.clip(MOST_BYTES // each, FEWEST_PARTICLES, most))
+    return int(np.clip(MOST_BYTES // each, FEWEST_PARTICLES, PARTICLES))
 
 
 def annealed(

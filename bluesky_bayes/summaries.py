@@ -13,7 +13,7 @@ from bluesky_bayes.kernels.task import POISSON, Task, new_scratch, new_state
 from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Gaussian, Noise
 from bluesky_bayes.posterior import Diagnostics, Fit, Posterior
-from bluesky_bayes.priors import N_QUANTILES, Z_MAX
+from bluesky_bayes.priors import at_quantile
 from bluesky_bayes.sampler import Job
 from bluesky_bayes.tasks import Block, groups_of, in_order
 
@@ -43,12 +43,6 @@ def thinned(samples: Array, most: int) -> Array:
     """At most `most` rows, evenly spaced."""
     rows = np.linspace(0, len(samples) - 1, min(len(samples), most)).astype(np.intp)
     return samples[rows]
-
-
-def at_quantile(table: Array, z: Array) -> Array:
-    """Parameters of whitened coordinates."""
-    values: Array = np.interp(z, np.linspace(-Z_MAX, Z_MAX, N_QUANTILES), table)
-    return values
 
 
 def derived_of(model: Model, draws: Mapping[str, Array]) -> dict[str, Array]:

@@ -123,7 +123,7 @@ def make_task(blocks: Sequence[Block], model: Model, kinds: Sequence[ShapeSource
     """Arrays of one model, of kernels of these kinds; every prior must be filled in."""
     dtype = np.float32 if single else np.float64
     sizes = [padded(block.y.size, dtype) for block in blocks]
-    block_start = _starts(sizes)
+    block_start = starts(sizes)
     points = {name: aligned(int(block_start[-1]), dtype) for name in ("x", "y", "weight", "inverse_y")}
     points["inverse_y"][:] = 1.0
     for start, block in zip(block_start, blocks, strict=False):
@@ -144,12 +144,12 @@ def make_task(blocks: Sequence[Block], model: Model, kinds: Sequence[ShapeSource
         constant=np.array([sum(block.constant for block in blocks)]),
         term_kind=_ints(kinds.index(shape_source(term.component)) for term in model.terms),
         term_block=_ints(term.block for term in model.terms),
-        curve_start=_starts([sizes[term.block] for term in model.terms]),
-        slot_start=_starts([len(term.slots) for term in model.terms]),
+        curve_start=starts([sizes[term.block] for term in model.terms]),
+        slot_start=starts([len(term.slots) for term in model.terms]),
         slot_parameter=_ints(parameter for parameter, _, _ in slots),
         slot_scale=np.array([scale for _, scale, _ in slots]),
         slot_offset=np.array([offset for _, _, offset in slots]),
-        touch_start=_starts([len(t) for t in touches]),
+        touch_start=starts([len(t) for t in touches]),
         touch_term=_ints(term for t in touches for term, _ in t),
         touch_shape=_ints(shape for t in touches for _, shape in t),
         step_group=step_groups(model),
@@ -262,7 +262,8 @@ def _touches(model: Model, names: Sequence[str]) -> list[list[tuple[int, int]]]:
     return touches
 
 
-def _starts(sizes: Sequence[int]) -> Array:
+def starts(sizes: Sequence[int]) -> Array:
+    """Where pieces of these sizes begin, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(np.asarray(sizes, dtype=np.int64))]).astype(np.int64)
 
 

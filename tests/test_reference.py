@@ -53,7 +53,7 @@ def log_density(start: Start, z: Array) -> Array:
 def test_components_in_any_order_have_the_mixtures_density(kernels: Any) -> None:
     start = fitted_start(two_places(400), (PAIR,), np.random.default_rng(1))
     z = np.concatenate([two_places(20, 7), np.random.default_rng(2).standard_normal((20, 5))])
-    reference = start.arrays()
+    reference = start.arrays
     score = new_score(reference, z)
     for p in range(len(z)):
         kernels.refer(reference, score, p)
@@ -62,7 +62,7 @@ def test_components_in_any_order_have_the_mixtures_density(kernels: Any) -> None
 
 def test_a_move_changes_the_density_as_a_fresh_look_would_also_where_components_change_places(kernels: Any) -> None:
     start = fitted_start(two_places(400), (PAIR,), np.random.default_rng(1))
-    reference, z = start.arrays(), two_places(1, 3)
+    reference, z = start.arrays, two_places(1, 3)
     score, rng, exchanges = new_score(reference, z), np.random.default_rng(5), 0
     kernels.refer(reference, score, 0)
     for _ in range(200):
