@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from bluesky_bayes.tables import with_error
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
+
+    from bluesky_bayes.components import Component
 
 TIE = 3.0
 """Difference in log evidence (nats) below which two models count as a tie."""
@@ -185,6 +188,32 @@ class Selection:
         from bluesky_bayes.plots import plot_selection
 
         return plot_selection(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a netCDF file, whole or not at all; `load` reads it. Needs the ``netcdf`` extra."""
+        from bluesky_bayes.storage import save_selection
+
+        save_selection(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, components: Iterable[Component] = ()) -> Selection:
+        """Selection that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+        components : iterable of Component
+            Those of your own that its models are made of: a file holds their text, which is compared and never run.
+
+        Raises
+        ------
+        ValueError
+            When the file is no selection, of a newer format, or holds a component that is neither ready-made nor
+            given.
+        """
+        from bluesky_bayes.storage import load_selection
+
+        return load_selection(path, components)
 
     def to_arviz(self) -> Any:
         """Samples of the best model as ``arviz.InferenceData``."""
