@@ -1,4 +1,4 @@
-"""The answer as a picture: data, best model and its band, residuals, and the probability of each model."""
+"""The answer as pictures: data and best model with the models' probabilities, parameters in pairs, and chains."""
 
 from __future__ import annotations
 
@@ -9,27 +9,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bluesky_bayes.dataset import Array
+from bluesky_bayes.evidence import WORST_R_HAT, split_r_hat
 from bluesky_bayes.noise import SIGMA, Poisson
-from bluesky_bayes.posterior import Fit
-from bluesky_bayes.tables import probability
+from bluesky_bayes.posterior import Fit, Posterior, summarise
+from bluesky_bayes.tables import by_component, component_of, probability, rounded
+from bluesky_bayes.tasks import groups_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from bluesky_bayes.model import Term
+    from bluesky_bayes.model import Model, Term
     from bluesky_bayes.selection import Selection
 
 INK, DETAILS, WARNING, POINTS = "#222222", "#5a5a5a", "#a33b00", "#5b6770"
-MODEL, BAND, OTHERS = "#c8102e", "#f1c3cb", "#b9c4cc"
+MODEL, BAND, CORE, OTHERS = "#c8102e", "#f1c3cb", "#dd7584", "#b9c4cc"
 COMPONENTS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 MOST_ERROR_BARS = 150
 SMOOTH, MOST_CURVES = 400, 200
 BACKGROUND = "background"
 HEADLINE_WIDTH, DETAILS_WIDTH, NAME_WIDTH = 98, 125, 16
 FEWEST_ROWS, LEGEND_ROWS = 6, 10
+MOST_PARAMETERS = 10
+PANEL, CORNER, NARROWEST = (1.45, 2.6), 6.0, 6.5
+"""Inches: side of a panel, least and most, side of them all at least if they may, and least width of a figure."""
+ROW, TRACE_WIDTH = 1.4, 10.0
+LEFT, RIGHT, TOP, BOTTOM = 1.15, 0.25, 1.0, 1.0
+"""Inches around the panels."""
+NUMBERS = "{x:.8g}"
+"""Ticks in full: a common offset would stand in the next panel."""
+BINS, SMOOTHING, TAIL = (14, 40), 1.3, 0.002
 
 
 def plot_selection(selection: Selection) -> Figure:
@@ -82,7 +93,7 @@ def curve_of(selection: Selection) -> tuple[Array, Fit]:
         return data.x, best.fit
     x = np.linspace(data.x.min(), data.x.max(), SMOOTH)
     draws = {name: _few(values.ravel())[:, None] for name, values in best.draws.items()}
-    parts = {term.label: _term_curves(term, x, draws) for term in best.model.terms}
+    parts = {term.label: term_curves(term, x, draws) for term in best.model.terms}
     total = sum(parts.values(), np.zeros((1, SMOOTH)))
     low, high = np.quantile(total, (0.025, 0.975), axis=0)
     terms = {label: part.mean(axis=0) for label, part in parts.items()}
@@ -94,7 +105,7 @@ def _few(values: Array) -> Array:
     return few
 
 
-def _term_curves(term: Term, x: Array, draws: Mapping[str, Array]) -> Array:
+def term_curves(term: Term, x: Array, draws: Mapping[str, Array]) -> Array:
     """One component's curve for each draw, (n_draws, n_x)."""
     values = (
         slot.offset if slot.parameter is None else slot.scale * draws[slot.parameter] + slot.offset
@@ -169,3 +180,244 @@ def _draw_probabilities(axes: Axes, selection: Selection) -> None:
 def _padded(x: Array) -> tuple[float, float]:
     margin = 0.015 * float(np.ptp(x))
     return float(x.min()) - margin, float(x.max()) + margin
+
+
+def plot_corner(selection: Selection, model: str | None = None, names: Sequence[str] | None = None) -> Figure:
+    """Draw the posterior of a model's parameters, one by one with their priors and in pairs.
+
+    Parameters
+    ----------
+    selection : Selection
+    model : str, optional
+        The best model by default.
+    names : sequence of str, optional
+        Parameters and derived quantities to draw. By default all parameters; of more than ten those of the first
+        components, and the title says so.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    KeyError
+        When there is no such model.
+    ValueError
+        When the model has no parameters, or none of such a name.
+    """
+    from matplotlib.figure import Figure
+
+    posterior = selection.best if model is None else selection[model]
+    shown, left_out = _shown(posterior, names)
+    n = len(shown)
+    side = n * float(np.clip(CORNER / n, *PANEL))
+    width, height = max(LEFT + side + RIGHT, NARROWEST), TOP + side + BOTTOM
+    figure = Figure(figsize=(width, height))
+    edges = {"left": LEFT / width, "right": (LEFT + side) / width}
+    grid = figure.add_gridspec(n, n, **edges, bottom=BOTTOM / height, top=1 - TOP / height, wspace=0.1, hspace=0.1)
+    draws = {name: values.ravel() for name, values in _all_draws(posterior).items()}
+    for row, below in enumerate(shown):
+        for column, name in enumerate(shown[: row + 1]):
+            axes = figure.add_subplot(grid[row, column])
+            if row == column:
+                _draw_histogram(axes, posterior.model, name, draws[name])
+            else:
+                _draw_pair(axes, draws[name], draws[below])
+            _label_panel(axes, selection, posterior, name, below if 0 == column < row else None, row == n - 1)
+    figure.align_labels()
+    _head(figure, selection, posterior, left_out)
+    _corner_legend(figure, priors=not posterior.model.priors.keys().isdisjoint(shown), pairs=n > 1)
+    return figure
+
+
+def plot_trace(selection: Selection, model: str | None = None, names: Sequence[str] | None = None) -> Figure:
+    """Draw each chain's draws of a model's parameters in their order, with each chain's density beside them.
+
+    Chains that have mixed look alike, and R-hat is near one. Parameters and errors are those of `plot_corner`.
+    """
+    from matplotlib.figure import Figure
+
+    posterior = selection.best if model is None else selection[model]
+    shown, left_out = _shown(posterior, names)
+    width, height = TRACE_WIDTH, TOP + ROW * len(shown) + 0.5 * BOTTOM
+    figure = Figure(figsize=(width, height))
+    grid = figure.add_gridspec(
+        len(shown), 2, width_ratios=(4, 1), wspace=0.03, hspace=0.5,
+        left=LEFT / width, right=1 - RIGHT / width, bottom=0.5 * BOTTOM / height, top=1 - TOP / height,
+    )  # fmt: skip
+    for row, name in enumerate(shown):
+        trace = figure.add_subplot(grid[row, 0])
+        density = figure.add_subplot(grid[row, 1], sharey=trace)
+        values = _all_draws(posterior)[name]
+        _draw_chains(trace, density, values)
+        r_hat = split_r_hat(values)
+        color = WARNING if r_hat > WORST_R_HAT else INK
+        label = _label(selection, posterior, name).replace("\n", " ")
+        trace.set_title(f"{label}: R-hat {r_hat:.3f}", loc="left", fontsize=9.0, color=color, pad=3)
+        for axes in (trace, density):
+            axes.tick_params(direction="in", labelsize=8.0, labelbottom=row == len(shown) - 1)
+    trace.set_xlabel("draw")
+    density.set_xlabel("density of each chain")
+    _head(figure, selection, posterior, left_out)
+    return figure
+
+
+def _all_draws(posterior: Posterior) -> dict[str, Array]:
+    return {**posterior.draws, **posterior.derived}
+
+
+def _shown(posterior: Posterior, names: Sequence[str] | None) -> tuple[list[str], str]:
+    """Parameters to draw, component by component, and what to say of those left out."""
+    known = list(_all_draws(posterior))
+    if not known:
+        raise ValueError(f"model {posterior.model.name!r} has no parameters to draw; choose another with model=")
+    if names is not None:
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise ValueError(
+                f"model {posterior.model.name!r} has no parameters {unknown}; names= takes some of {', '.join(known)}"
+            )
+        return list(names), ""
+    every = by_component(list(posterior.draws) or known)
+    if len(every) <= MOST_PARAMETERS:
+        return every, ""
+    cuts = [i for i in range(1, MOST_PARAMETERS + 1) if component_of(every[i]) != component_of(every[i - 1])]
+    first = every[: max(cuts, default=MOST_PARAMETERS)]
+    return first, f"the first {len(first)} of {len(every)} parameters; choose with names="
+
+
+def _label(selection: Selection, posterior: Posterior, name: str) -> str:
+    unit = posterior.unit(name, selection.data.units)
+    return f"{name}\n({unit})" if unit else name
+
+
+def _head(figure: Figure, selection: Selection, posterior: Posterior, left_out: str) -> None:
+    """Model and its probability above, sampling and what was left out below."""
+    i = selection.names.index(posterior.model.name)
+    p = probability(selection.probabilities[i], selection.probability_errors[i])
+    chains, draws = next(iter(_all_draws(posterior).values())).shape
+    scan = f"scan {selection.data.origin.scan_id}, " if selection.data.origin.scan_id is not None else ""
+    details = f"{scan}{chains} chains of {draws} draws" + (f"; {left_out}" if left_out else "")
+    width, height = figure.get_size_inches()
+    figure.text(0.2 / width, 1 - 0.3 / height, f"{posterior.model.name}, p = {p}", fontsize=12.0, weight="bold")
+    figure.text(0.2 / width, 1 - 0.55 / height, details, fontsize=9.5, color=DETAILS)
+
+
+def _corner_legend(figure: Figure, priors: bool, pairs: bool) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [
+        Patch(facecolor=BAND, label="posterior"),
+        Line2D([], [], color=MODEL, label="median"),
+        Line2D([], [], color=MODEL, linestyle=":", label="95 % interval"),
+    ]
+    if priors:
+        handles.append(Line2D([], [], color=INK, linewidth=1.0, label="prior"))
+    if pairs:
+        handles += [Patch(facecolor=CORE, label="half of the draws"), Patch(facecolor=BAND, label="95 % of the draws")]
+    width, height = figure.get_size_inches()
+    corner = (1 - RIGHT / width, 1 - TOP / height)
+    figure.legend(handles=handles, frameon=False, fontsize=9.0, loc="upper right", bbox_to_anchor=corner)
+
+
+def _label_panel(
+    axes: Axes, selection: Selection, posterior: Posterior, name: str, below: str | None, last: bool
+) -> None:
+    """Ticks everywhere, numbers and names at the outer panels only."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(NUMBERS)
+    axes.tick_params(direction="in", labelsize=8.0, labelbottom=last, labelleft=below is not None)
+    axes.tick_params(axis="x", labelrotation=45)
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    if axes.get_yticks().size:
+        axes.yaxis.set_major_locator(MaxNLocator(3))
+    if last:
+        axes.set_xlabel(_label(selection, posterior, name), fontsize=8.5)
+    if below is not None:
+        axes.set_ylabel(_label(selection, posterior, below), fontsize=8.5)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_histogram(axes: Axes, model: Model, name: str, values: Array) -> None:
+    density, edges = np.histogram(values, _bins(values), _range(values), density=True)
+    axes.stairs(density, edges, fill=True, color=BAND)
+    summary = summarise(values)
+    axes.axvline(summary.median, color=MODEL, linewidth=1.4)
+    for edge in (summary.low, summary.high):
+        axes.axvline(edge, color=MODEL, linewidth=1.0, linestyle=":")
+    x = np.linspace(edges[0], edges[-1], SMOOTH)
+    top = float(density.max())
+    if name in model.priors:
+        prior = prior_density(model, name, x)
+        axes.plot(x, prior, color=INK, linewidth=1.0)
+        top = max(top, min(float(prior.max()), 2.0 * top))
+    axes.set_ylim(0, 1.1 * top)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_yticks([])
+    interval = f"{rounded(summary.low, summary.sd)} to {rounded(summary.high, summary.sd)}"
+    axes.set_title(f"{rounded(summary.median, summary.sd)}\n{interval}", fontsize=8.0, pad=3)
+
+
+def _draw_pair(axes: Axes, x: Array, y: Array) -> None:
+    """Where half and 95 % of the draws are densest."""
+    from scipy.ndimage import gaussian_filter
+
+    counts, x_edges, y_edges = np.histogram2d(x, y, _bins(x), (_range(x), _range(y)))
+    density = gaussian_filter(counts, SMOOTHING)
+    falling = np.sort(density.ravel())[::-1]
+    enclosed = np.cumsum(falling) / falling.sum()
+    outer, inner = falling[np.searchsorted(enclosed, (0.95, 0.5))]
+    middles = [0.5 * (edges[1:] + edges[:-1]) for edges in (x_edges, y_edges)]
+    axes.contourf(*middles, density.T, (outer, inner, 1.001 * falling[0]), colors=(BAND, CORE))
+    axes.set_xlim(x_edges[0], x_edges[-1])
+    axes.set_ylim(y_edges[0], y_edges[-1])
+
+
+def _draw_chains(trace: Axes, density: Axes, chains: Array) -> None:
+    from scipy.ndimage import gaussian_filter1d
+
+    span, bins = _range(chains), _bins(chains)
+    for values, color in zip(chains, itertools.cycle(COMPONENTS), strict=False):
+        trace.plot(values, color=color, linewidth=0.6, alpha=0.7)
+        heights, edges = np.histogram(values, bins, span, density=True)
+        density.plot(gaussian_filter1d(heights, SMOOTHING), 0.5 * (edges[1:] + edges[:-1]), color=color, linewidth=1.0)
+    trace.set_xlim(0, chains.shape[1] - 1)
+    trace.yaxis.set_major_formatter(NUMBERS)
+    density.set_xlim(left=0)
+    density.tick_params(labelleft=False)
+    density.set_xticks([])
+    for axes in (trace, density):
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def prior_density(model: Model, name: str, x: Array) -> Array:
+    """Prior density of a parameter at `x`; of one that exchangeable components are ordered by, that of its place.
+
+    The k-th smallest of n independent values has the density f(x) Beta(F(x); k, n - k + 1).
+    """
+    from scipy import stats
+
+    prior: Any = model.priors[name]
+    density: Array = prior.pdf(x)
+    column = model.parameters.index(name)
+    for group in groups_of(model):
+        places = group.columns[:, group.location].tolist()
+        if column in places:
+            k = places.index(column) + 1
+            density = density * stats.beta(k, len(places) - k + 1).pdf(prior.cdf(x))
+    return density
+
+
+def _bins(values: Array) -> int:
+    fewest, most = BINS
+    return int(np.clip(np.sqrt(values.size) / 1.5, fewest, most))
+
+
+def _range(values: Array) -> tuple[float, float]:
+    """All but the outermost draws, with a margin."""
+    low, high = (float(edge) for edge in np.quantile(values, (TAIL, 1 - TAIL)))
+    margin = 0.06 * (high - low) or 0.5 * abs(low) or 0.5
+    return low - margin, high + margin

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,6 +188,24 @@ class Selection:
         from bluesky_bayes.plots import plot_selection
 
         return plot_selection(self)
+
+    def plot_corner(self, model: str | None = None, names: Sequence[str] | None = None) -> Figure:
+        """Posterior of a model's parameters, each with its prior and in pairs: a matplotlib figure.
+
+        The best model's by default; `names` chooses parameters, see `bluesky_bayes.plots.plot_corner`.
+        """
+        from bluesky_bayes.plots import plot_corner
+
+        return plot_corner(self, model, names)
+
+    def plot_trace(self, model: str | None = None, names: Sequence[str] | None = None) -> Figure:
+        """Chains of a model's parameters and their densities, with R-hat: a matplotlib figure.
+
+        The best model's by default; `names` chooses parameters, see `bluesky_bayes.plots.plot_trace`.
+        """
+        from bluesky_bayes.plots import plot_trace
+
+        return plot_trace(self, model, names)
 
     def save(self, path: str | Path) -> None:
         """Write everything to a netCDF file, whole or not at all; `load` reads it. Needs the ``netcdf`` extra."""

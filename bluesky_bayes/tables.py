@@ -139,7 +139,7 @@ def parameters_table(selection: Selection) -> Table:
             rounded(s.sd, s.sd),
             interval,
             best.unit(name, units),
-            end_section=_component(name) != _component(following),
+            end_section=component_of(name) != component_of(following),
         )
     return table
 
@@ -152,11 +152,12 @@ def by_component(names: list[str]) -> list[str]:
     >>> by_component(["peak1.center", "peak2.center", "constant", "peak1.area", "peak2.area"])
     ['peak1.center', 'peak1.area', 'peak2.center', 'peak2.area', 'constant']
     """
-    labels = list(dict.fromkeys(_component(name) for name in names))
-    return sorted(names, key=lambda name: labels.index(_component(name)))
+    labels = list(dict.fromkeys(component_of(name) for name in names))
+    return sorted(names, key=lambda name: labels.index(component_of(name)))
 
 
-def _component(name: str) -> str:
+def component_of(name: str) -> str:
+    """Label of the component that a parameter belongs to; empty for one that belongs to none or to several."""
     return name.split(".")[0] if "." in name else ""
 
 

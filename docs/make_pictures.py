@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
@@ -46,9 +47,14 @@ def rocking_curve_answer() -> Selection:
     return select(data, candidates, seed=0)
 
 
+def draw(figure: Figure, name: str) -> None:
+    """Put a picture into docs/_static."""
+    figure.savefig(STATIC / f"{name}.png", dpi=110)
+
+
 def write(selection: Selection, name: str) -> None:
     """Put the picture and the printed answer into docs/_static."""
-    selection.plot().savefig(STATIC / f"{name}.png", dpi=110)
+    draw(selection.plot(), name)
     with open(STATIC / f"{name}.txt", "w", encoding="utf-8") as file:
         Console(file=file, width=100).print(selection.summary())
     text = (STATIC / f"{name}.txt").read_text(encoding="utf-8")
@@ -57,5 +63,10 @@ def write(selection: Selection, name: str) -> None:
 
 if __name__ == "__main__":
     STATIC.mkdir(exist_ok=True)
-    write(three_peaks_answer(), "answer")
-    write(rocking_curve_answer(), "rocking-curve")
+    answer, rocking_curve = three_peaks_answer(), rocking_curve_answer()
+    write(answer, "answer")
+    draw(answer.plot_corner(), "answer-corner")
+    draw(answer.plot_trace(names=["peak1.center", "peak2.center", "peak3.center"]), "answer-trace")
+    write(rocking_curve, "rocking-curve")
+    names = ["peak1.center", "peak1.area", "peak2.center", "peak2.area"]
+    draw(rocking_curve.plot_corner(names=names), "rocking-curve-corner")

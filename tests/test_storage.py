@@ -165,7 +165,8 @@ def test_a_loaded_selection_says_and_draws_the_same(
     loaded = saved_again(selection)
     assert loaded.verdict == selection.verdict
     assert text_of(loaded) == text_of(selection)
-    assert picture_of(loaded.plot()) == picture_of(selection.plot())
+    for draw in (Selection.plot, Selection.plot_corner, Selection.plot_trace):
+        assert picture_of(draw(loaded)) == picture_of(draw(selection))
     assert [model.digest for model in (p.model for p in loaded.posteriors)] == [
         model.digest for model in (p.model for p in selection.posteriors)
     ]
