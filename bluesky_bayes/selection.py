@@ -233,11 +233,14 @@ class Selection:
 
         return load_selection(path, components)
 
-    def to_arviz(self) -> Any:
-        """Samples of the best model as ``arviz.InferenceData``."""
-        import arviz as az
+    def to_arviz(self, model: str | None = None) -> Any:
+        """A model's posterior, the data and predictions as ``arviz.InferenceData``, log evidence in ``attrs``.
 
-        return az.InferenceData(posterior=self.best.samples)
+        The best model's by default. Needs the ``arviz`` extra; see `bluesky_bayes.export.inference_data`.
+        """
+        from bluesky_bayes.export import inference_data
+
+        return inference_data(self, self.best if model is None else self[model])
 
     def to_documents(
         self, raw_start: Mapping[str, Any] | None = None, analysis: Mapping[str, Any] | None = None

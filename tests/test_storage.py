@@ -172,6 +172,17 @@ def test_a_loaded_selection_says_and_draws_the_same(
     ]
 
 
+def test_a_loaded_selection_gives_arviz_the_same(
+    make_selection: MakeSelection, saved_again: Callable[..., Selection]
+) -> None:
+    pytest.importorskip("arviz")
+    selection = make_selection()
+    before, after = selection.to_arviz("2 peaks"), saved_again(selection).to_arviz("2 peaks")
+    assert after.groups() == before.groups()
+    for group in before.groups():
+        xr.testing.assert_identical(after[group], before[group])
+
+
 def test_a_loaded_selection_gives_the_same_documents(
     make_selection: MakeSelection, saved_again: Callable[..., Selection]
 ) -> None:
