@@ -8,7 +8,7 @@ from bluesky_bayes.analysis import Analysis
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.components import Component, Parameter, component
 from bluesky_bayes.dataset import Dataset
-from bluesky_bayes.inference import select, select_many
+from bluesky_bayes.inference import select, select_iter, select_many
 from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Gaussian, Poisson
 from bluesky_bayes.posterior import Posterior
@@ -29,5 +29,6 @@ __all__ = [
     "Settings",
     "component",
     "select",
+    "select_iter",
     "select_many",
 ]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,9 @@ class Analysis:
     settings: Settings = field(default_factory=Settings)
 
     def __call__(self, data: Dataset) -> Selection:
-        """Answer the question for one data set."""
-        return select(data, self.candidates, noise=self.noise, seed=self.seed, settings=self.settings)
+        """Answer the question for one data set; the answer carries no chains, so that many of them stay small."""
+        answer = select(data, self.candidates, noise=self.noise, seed=self.seed, settings=self.settings)
+        return replace(answer, standings=())
 
     def to_table(self) -> dict[str, Any]:
         """Plain data, as in the TOML file.
@@ -73,7 +74,7 @@ class Analysis:
         table: dict[str, Any] = {
             "data": data,
             "candidates": dict(self.candidates.recipe),
-            "sampling": {"seed": self.seed, **asdict(self.settings)},
+            "sampling": self._sampling(),
         }
         if self.noise is not None:
             table["noise"] = _noise_table(self.noise)
@@ -99,10 +100,15 @@ class Analysis:
             )
         data, sampling = dict(table.get("data", {})), dict(table.get("sampling", {}))
         _check_keys("data", data, ("x", "y", "stream", "sigma", "exposure", "subtract"))
-        _check_keys("sampling", sampling, ("seed", "sweeps", "error", "longest", "chains"))
+        _check_keys("sampling", sampling, ("seed", *(f.name for f in fields(Settings))))
         seed = int(sampling.pop("seed", 0))
         noise = _noise_from(table["noise"]) if "noise" in table else None
         return cls(_candidates_from(table["candidates"]), noise=noise, seed=seed, settings=Settings(**sampling), **data)
+
+    def _sampling(self) -> dict[str, Any]:
+        """Seed and settings, without those that are not set."""
+        settings = {name: value for name, value in asdict(self.settings).items() if value is not None}
+        return {"seed": self.seed, **settings}
 
     def save(self, path: str | Path) -> None:
         """Write a TOML file that `load` reads."""
@@ -131,7 +137,7 @@ class Analysis:
             "fields": [self.x, self.y, self.stream, self.sigma, self.exposure, self.subtract],
             "candidates": self.candidates.digest,
             "noise": _noise_table(self.noise) if self.noise is not None else None,
-            "sampling": {"seed": self.seed, **asdict(self.settings)},
+            "sampling": self._sampling(),
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

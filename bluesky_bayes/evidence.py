@@ -57,7 +57,7 @@ def evidence(betas: Array, energies: Sequence[Array]) -> Evidence:
     a, b = _fermi(lower - shift), _fermi(shift - upper)
     slope = np.mean(a * (1.0 - a), axis=0) + np.mean(b * (1.0 - b), axis=0)
     influence = ((a - b) / np.maximum(slope, 1e-300)).sum(axis=1).reshape(len(energies), -1)
-    gap = abs(_log_mean_exp(-lower).sum() + _log_mean_exp(upper).sum())
+    gap = abs(log_mean_exp(-lower).sum() + log_mean_exp(upper).sum())
     return Evidence(-float(shift.sum()), math.sqrt(replicated_variance(influence)), float(gap))
 
 
@@ -85,7 +85,8 @@ def split_r_hat(values: Array) -> float:
     return float(np.sqrt((half - 1) / half + between / within)) if within > 0 else 1.0
 
 
-def _log_mean_exp(values: Array) -> Array:
+def log_mean_exp(values: Array) -> Array:
+    """Logarithm of the mean of the exponentials along the first axis."""
     top = values.max(axis=0)
     mean: Array = top + np.log(np.mean(np.exp(values - top), axis=0))
     return mean

@@ -1,22 +1,28 @@
-"""From data and candidates to an answer: `select` and `select_many`."""
+"""From data and candidates to an answer: `select`, `select_many` and `select_iter`."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bluesky_bayes.candidates import Candidates
-from bluesky_bayes.dataset import Dataset
+from bluesky_bayes.dataset import Array, Dataset
+from bluesky_bayes.jobs import SAMPLERS, Job, run_jobs
 from bluesky_bayes.kernels.build import compile_errors, kernels_for, why_not_compiled
+from bluesky_bayes.kernels.task import Task
+from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Gaussian, Noise, noise_for
 from bluesky_bayes.posterior import Posterior
-from bluesky_bayes.sampler import Job, Settings, run_jobs
+from bluesky_bayes.priors import at_value
+from bluesky_bayes.sampler import Sampler, Settings
 from bluesky_bayes.selection import Selection
 from bluesky_bayes.summaries import curves_of, posterior_of
 from bluesky_bayes.tasks import Block, blocks_of, make_task, shape_source, shape_sources, single_precision_is_enough
@@ -31,6 +37,9 @@ def select(
     noise: Noise | None = None,
     *,
     seed: int = 0,
+    error: float | None = None,
+    budget: float | None = None,
+    start: Selection | None = None,
     settings: Settings | None = None,
     sampler: str = "auto",
     device: str = "auto",
@@ -49,10 +58,19 @@ def select(
     seed : int
         The same seed gives the same answer to the last bit on one processor type, on any number of threads, alone or
         in a batch.
+    error : float, optional
+        Wanted standard error of every competing model's log evidence, in nats; by default that of `settings`.
+    budget : float, optional
+        Seconds after which no new round begins, sure or not; by default that of `settings`. The answer then depends on
+        the machine's speed.
+    start : Selection, optional
+        The answer for a similar data set, such as the scan before: sampling begins near its posteriors where they fit.
+        The evidence stays that of these data alone.
     settings : Settings, optional
         How long to sample.
-    sampler : {"auto", "exchange"}
-        Replica exchange.
+    sampler : {"auto", "exchange", "smc"}
+        Replica exchange, or sequential Monte Carlo; "auto" is replica exchange, which was measured to be surer in the
+        same time.
     device : {"auto", "cpu"}
     threads : int, optional
         By default as many as there are processors to run on.
@@ -80,8 +98,9 @@ def select(
     True
     """
     (selection,) = select_many(
-        [data], candidates, noise, seed=seed, settings=settings, sampler=sampler, device=device, threads=threads
-    )
+        [data], candidates, noise, seed=seed, error=error, budget=budget, start=start, settings=settings,
+        sampler=sampler, device=device, threads=threads,
+    )  # fmt: skip
     return selection
 
 
@@ -91,6 +110,9 @@ def select_many(
     noise: Noise | None = None,
     *,
     seed: int = 0,
+    error: float | None = None,
+    budget: float | None = None,
+    start: Selection | None = None,
     settings: Settings | None = None,
     sampler: str = "auto",
     device: str = "auto",
@@ -100,26 +122,83 @@ def select_many(
 
     Parameters and errors are those of `select`; `data` is a sequence of data sets.
     """
-    _check_choice("sampler", sampler, ("auto", "exchange"))
-    _check_choice("device", device, ("auto", "cpu"))
-    settings = settings or Settings()
+    settings = _settings(settings, error, budget)
+    chosen = _sampler(sampler, device)
     questions = [_Question.of(d, candidates, noise) for d in data]
-    with ThreadPoolExecutor(_check_threads(threads), thread_name_prefix="bluesky-bayes") as executor:
-        return [
-            selection
-            for start in range(0, len(questions), BATCH)
-            for selection in _answer(questions[start : start + BATCH], settings, seed, executor)
-        ]
+    answers: list[Selection] = []
+    with _executor(threads) as executor:
+        for first in range(0, len(questions), BATCH):
+            batch = questions[first : first + BATCH]
+            jobs = [question.jobs(settings, seed, chosen, start) for question in batch]
+            *_, last = _answers(batch, jobs, settings, seed, executor, False)
+            answers += last
+    return answers
+
+
+def select_iter(
+    data: Dataset,
+    candidates: Candidates,
+    noise: Noise | None = None,
+    *,
+    seed: int = 0,
+    error: float | None = None,
+    budget: float | None = None,
+    start: Selection | None = None,
+    settings: Settings | None = None,
+    sampler: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+) -> Iterator[Selection]:
+    """The answer as it grows: a first look after some hundredths of a second, then one after each round.
+
+    Parameters and errors are those of `select`, which gives the last one; stop whenever the answer is good enough.
+
+    Yields
+    ------
+    Selection
+        The first is made by a few particles and says that it is not to be trusted yet.
+    """
+    settings = _settings(settings, error, budget)
+    question = _Question.of(data, candidates, noise)
+    jobs = question.jobs(settings, seed, _sampler(sampler, device), start)
+    with _executor(threads) as executor:
+        for (selection,) in _answers([question], [jobs], settings, seed, executor, True):
+            yield selection
+
+
+def refined(selection: Selection, error: float | None, budget: float | None, threads: int | None) -> Selection:
+    """Go on with a selection, see `Selection.refine`."""
+    if not selection.standings:
+        raise ValueError(
+            "this selection came without its chains (from a worker, or as a first look), so that it cannot go on; "
+            "ask again with a smaller `error`"
+        )
+    candidates = Candidates(
+        tuple(posterior.model for posterior in selection.posteriors), tuple(selection.prior_probabilities)
+    )
+    question = _Question.of(selection.data, candidates, selection.noise)
+    if error is None:
+        error = 0.5 * min(selection.settings.error, float(selection.log_evidence_error.max()) or math.inf)
+    done = max(len(standing.infos[0].misfit) for standing in selection.standings)
+    settings = replace(selection.settings, error=error, budget=budget, longest=done + selection.settings.longest)
+    jobs = question.jobs(settings, selection.seed, SAMPLERS[selection.sampler], None)
+    with _compiling([question]), _executor(threads) as executor:
+        list(executor.map(Job.resume, jobs, selection.standings))
+        *_, last = itertools.chain(
+            [[selection]], _answers([question], [jobs], settings, selection.seed, executor, False)
+        )
+    return last[0]
 
 
 def warm_up(candidates: Candidates) -> None:
     """Compile the kernels that these candidates need, or load them from the cache, by asking a tiny question."""
     x = np.linspace(0.0, 1.0, 16)
     question = _Question.of(Dataset(x, x), candidates, Gaussian(1.0))
-    job = question.jobs(Settings(sweeps=200, chains=2), 0)[-1]
+    job = question.jobs(Settings(chains=2), 0, SAMPLERS["exchange"], None)[-1]
     with _compiling([question]):
         job.prepare()
-        curves_of(job.kernels, job.task, job.ladder.coordinates[0])
+        job.take([job.step(chain, 2) for chain in range(2)])
+        curves_of(job.kernels, job.task, job.infos[0].samples)
 
 
 @dataclass(frozen=True)
@@ -139,11 +218,29 @@ class _Question:
         (block,) = blocks_of([data], [noise], candidates.models)
         return cls(data, noise, candidates, block, single_precision_is_enough(block))
 
-    def jobs(self, settings: Settings, seed: int) -> list[Job]:
+    def jobs(self, settings: Settings, seed: int, sampler: Sampler, start: Selection | None) -> list[Job]:
+        """A job for each model, begun at the posterior of the model of that name in `start`."""
         models = self.candidates.models
         kinds = shape_sources(models)
         kernels = kernels_for(kinds, self.single)
-        return [Job(kernels, make_task([self.block], m, kinds, self.single), settings, seed, m) for m in models]
+        tasks = [make_task([self.block], model, kinds, self.single) for model in models]
+        return [
+            Job(kernels, task, settings, seed, model, sampler, _earlier(start, model, task))
+            for model, task in zip(models, tasks, strict=True)
+        ]
+
+
+def _earlier(start: Selection | None, model: Model, task: Task) -> Array | None:
+    """Whitened draws (n, n_parameters) of the same model's posterior in an earlier answer."""
+    if start is None or model.name not in start.names or not model.parameters:
+        return None
+    draws = start[model.name].draws
+    if set(draws) != set(model.parameters):
+        return None
+    return np.stack(
+        [at_value(table, draws[name].ravel()) for name, table in zip(model.parameters, task.tables, strict=True)],
+        axis=1,
+    )
 
 
 @contextmanager
@@ -170,41 +267,63 @@ def _not_compiled(questions: Sequence[_Question]) -> str:
     return "the kernels cannot be compiled; report this with numba's reason above"
 
 
-def _answer(
-    questions: Sequence[_Question], settings: Settings, seed: int, executor: ThreadPoolExecutor
-) -> Iterator[Selection]:
-    start = time.perf_counter()
-    jobs = [question.jobs(settings, seed) for question in questions]
-    work = [(question, job) for question, some in zip(questions, jobs, strict=True) for job in some]
+def _answers(
+    questions: Sequence[_Question],
+    jobs: Sequence[Sequence[Job]],
+    settings: Settings,
+    seed: int,
+    executor: ThreadPoolExecutor,
+    growing: bool,
+) -> Iterator[list[Selection]]:
+    """Answers to all questions: the last ones, or all on the way to them."""
+    begun = time.perf_counter()
+
+    def selections() -> list[Selection]:
+        work = [(question, job) for question, some in zip(questions, jobs, strict=True) for job in some]
+        posteriors = iter(list(executor.map(lambda entry: _posterior(entry[0], entry[1], seed), work)))
+        elapsed = (time.perf_counter() - begun) / len(questions)
+        return [
+            _selection(question, some, [next(posteriors) for _ in some], settings, seed, elapsed)
+            for question, some in zip(questions, jobs, strict=True)
+        ]
+
     with _compiling(questions):
-        run_jobs(jobs, settings, executor)
-        posteriors = list(executor.map(lambda entry: _posterior(entry[0], entry[1], seed), work))
-    elapsed = (time.perf_counter() - start) / len(questions)
-    for i, question in enumerate(questions):
-        n = len(question.candidates.models)
-        yield _selection(question, posteriors[i * n : (i + 1) * n], seed, elapsed)
+        for _ in run_jobs(jobs, settings, executor, growing):
+            if growing:
+                yield selections()
+        if not growing:
+            yield selections()
 
 
 def _posterior(question: _Question, job: Job, seed: int) -> Posterior:
     return posterior_of(job, question.data, question.noise, question.block, question.single, seed)
 
 
-def _selection(question: _Question, posteriors: Sequence[Posterior], seed: int, elapsed: float) -> Selection:
+def _selection(
+    question: _Question,
+    jobs: Sequence[Job],
+    posteriors: Sequence[Posterior],
+    settings: Settings,
+    seed: int,
+    elapsed: float,
+) -> Selection:
     return Selection(
         data=question.data,
         noise=question.noise,
         posteriors=tuple(posteriors),
         prior_probabilities=np.array(question.candidates.probabilities),
         seed=seed,
-        sampler="exchange",
+        sampler=jobs[0].sampler.name,
         device="cpu",
         elapsed=elapsed,
-        notes=(*question.data.notes, *_notes(question)),
+        notes=(*question.data.notes, *_notes(question, jobs)),
+        settings=settings,
+        standings=() if jobs[0].looking else tuple(job.standing for job in jobs),
     )
 
 
-def _notes(question: _Question) -> Iterator[str]:
-    """What was assumed, in sentences: noise, priors and precision."""
+def _notes(question: _Question, jobs: Sequence[Job]) -> Iterator[str]:
+    """What was assumed, in sentences: noise, priors, sampler and precision."""
     yield f"{question.noise}"
     fullest = max(question.candidates.models, key=lambda m: len(m.priors))
     said: dict[str, str] = {}
@@ -212,8 +331,23 @@ def _notes(question: _Question) -> Iterator[str]:
         said.setdefault(name.rsplit(".", 1)[-1], prior)
     if said:
         yield "priors: " + ", ".join(f"{name} ~ {prior}" for name, prior in said.items())
+    fitted = [job.model.name for job in jobs if job.path.start.groups or job.path.start.weights.size > 1]
+    words = {"exchange": "replica exchange", "smc": "sequential Monte Carlo"}[jobs[0].sampler.name]
+    near = f", begun at a fitted mixture for {', '.join(fitted)}" if fitted else ""
+    yield f"sampled by {words}{near}"
     if not question.single:
         yield "curves were computed in float64, since float32 would round them too much for these data"
+
+
+def _settings(settings: Settings | None, error: float | None, budget: float | None) -> Settings:
+    settings = settings or Settings()
+    return replace(settings, error=error or settings.error, budget=budget or settings.budget)
+
+
+def _sampler(sampler: str, device: str) -> Sampler:
+    _check_choice("sampler", sampler, ("auto", *SAMPLERS))
+    _check_choice("device", device, ("auto", "cpu"))
+    return SAMPLERS["exchange" if sampler == "auto" else sampler]
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -221,9 +355,9 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))} in this version; got {value!r}")
 
 
-def _check_threads(threads: int | None) -> int:
+def _executor(threads: int | None) -> ThreadPoolExecutor:
     if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if threads < 1:
         raise ValueError(f"threads must be 1 or more; got {threads}")
-    return threads
+    return ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes")

@@ -93,6 +93,14 @@ class Diagnostics:
         Posterior-predictive probability of a worse misfit than the one seen: small means the model does not fit.
     single : bool
         Whether curves were computed in float32.
+    ladder : (float, float)
+        Log evidence and its standard error by the temperatures: Bennett's ratio, or the clouds' mean.
+    bridge : (float, float), optional
+        The same by bridge sampling with a mixture fitted to the posterior; the surer of both is reported.
+    swaps : bool
+        Whether replicas travelled between prior and posterior, as `round_trips` counts.
+    look : bool
+        Whether this is only a first look by a few particles.
     """
 
     barrier: float = 0.0
@@ -108,11 +116,25 @@ class Diagnostics:
     edges: tuple[str, ...] = ()
     p_fit: float = 1.0
     single: bool = True
+    ladder: tuple[float, float] = (0.0, 0.0)
+    bridge: tuple[float, float] | None = None
+    swaps: bool = True
+    look: bool = False
+
+    @property
+    def estimates_differ(self) -> bool:
+        """Whether the two estimates of the evidence differ by more than four standard errors and half a nat."""
+        if self.bridge is None:
+            return False
+        (ladder, error), (bridge, other) = self.ladder, self.bridge
+        return abs(ladder - bridge) > max(4.0 * float(np.hypot(error, other)), 0.5)
 
     def sampling_problems(self, error: float) -> tuple[str, ...]:
         """What speaks against the evidence, whose stated error is `error`, in plain sentences."""
+        if self.look:
+            return ("this is a first look by a few particles; wait for the next answer",)
         problems = []
-        if self.levels and 2 * self.round_trips < self.chains:
+        if self.swaps and self.levels and 2 * self.round_trips < self.chains:
             problems.append(
                 f"only {self.round_trips} round trips through the temperatures in {self.chains} chains, "
                 f"the evidence may miss a mode; {CURE}"
@@ -121,6 +143,11 @@ class Diagnostics:
             problems.append(f"the log evidence is uncertain by {error:.1f} nats; {CURE}")
         if self.r_hat_energy > WORST_R_HAT:
             problems.append(f"the chains disagree on how well the model fits (R-hat {self.r_hat_energy:.2f}); {CURE}")
+        if self.estimates_differ:
+            (ladder, _), (bridge, _) = self.ladder, self.bridge or self.ladder
+            problems.append(
+                f"the evidence differs by {abs(ladder - bridge):.1f} nats between temperatures and bridge; {CURE}"
+            )
         if self.gap > WORST_GAP + 5.0 * error:
             problems.append(f"the evidence differs by {self.gap:.1f} nats stepped up or down the temperatures; {CURE}")
         if self.drift > WORST_DRIFT:

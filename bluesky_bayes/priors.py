@@ -102,3 +102,9 @@ def at_quantile(table: Array, z: Array) -> Array:
     """Parameters of whitened coordinates."""
     values: Array = np.interp(z, np.linspace(-Z_MAX, Z_MAX, N_QUANTILES), table)
     return values
+
+
+def at_value(table: Array, values: Array) -> Array:
+    """Whitened coordinates of parameters: `at_quantile` the other way round."""
+    z: Array = np.interp(values, table, np.linspace(-Z_MAX, Z_MAX, N_QUANTILES))
+    return z

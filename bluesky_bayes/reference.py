@@ -20,11 +20,13 @@ from bluesky_bayes.tasks import Group, in_order, starts
 
 PRIOR_WEIGHT = 0.05
 POOLED_WEIGHT = 0.1
-WIDER, POOLED_WIDER = 1.2, 1.5
+WIDER, POOLED_WIDER = 1.2, 1.25
 POINTS_PER_DIMENSION = 4
 EM_STEPS = 10
 MOST_POINTS = 1500
 ROUND = 1e-3
+ONE_THREAD = 200_000
+"""Multiplications up to which BLAS keeps to one thread: others have their own work, and sums keep their order."""
 IMAGINED = 0.02
 NOISE_POINTS = 2001
 NEVER = -1e300
@@ -137,37 +139,44 @@ def _noise_start(task: Task, j: int) -> tuple[float, float]:
     return mean, float(np.sqrt(np.average((z - mean) ** 2, weights=weight))) + z[1] - z[0]
 
 
-def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator) -> Start:
+def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator, wider: float = WIDER) -> Start:
     """Normal distributions fitted to draws near the posterior (n, n_parameters), one of all draws, and the prior.
 
-    All are somewhat widened. Expectation and maximisation (Dempster, Laird and Rubin, JRSS B 39, 1 (1977)) from
-    centres far from one another.
+    All but the prior are widened by a factor in variance. Expectation and maximisation (Dempster, Laird and Rubin,
+    JRSS B 39, 1 (1977)) from centres far from one another.
     """
     points = in_order(z[rng.permutation(len(z))[:MOST_POINTS]], groups)
     n, d = points.shape
-    floor = np.diag(ROUND * points.var(axis=0) + 1e-12)
-    pooled = np.cov(points.T).reshape(d, d) + floor
+    centre, unit = points.mean(axis=0), np.sqrt((1.0 + ROUND) * points.var(axis=0) + 1e-12)
+    u, (rows, columns) = (points - centre) / unit, np.triu_indices(d)
+    # Each log density is linear in products of coordinates, so that both halves of a step are matrix products.
+    products = np.concatenate([u[:, rows] * u[:, columns], u, np.ones((n, 1))], axis=1)
     n_terms = max(1, min(TERMS - 2, n // (POINTS_PER_DIMENSION * d)))
-    means = _far_apart(points, n_terms, np.sqrt(np.diag(pooled)), rng)
-    covariance, weights = np.tile(pooled, (n_terms, 1, 1)), np.full(n_terms, 1.0 / n_terms)
+    pieces = np.array_split(products, -(-n * n_terms * products.shape[1] // ONE_THREAD))
+    pooled = ROUND * np.eye(d)
+    pooled[rows, columns] = pooled[columns, rows] = pooled[rows, columns] + products[:, : len(rows)].mean(axis=0)
+    means, weights = _far_apart(u, n_terms, rng), np.full(n_terms, 1.0 / n_terms)
+    covariance = np.tile(pooled, (n_terms, 1, 1))
     for _ in range(EM_STEPS):
-        whiten = np.linalg.inv(np.linalg.cholesky(covariance))
-        u = (points - means[:, None]) @ np.swapaxes(whiten, 1, 2)
-        score = _log_weight(weights, whiten)[:, None] - 0.5 * np.sum(u * u, axis=2)
-        share = np.exp(score - score.max(axis=0))
-        share /= share.sum(axis=0)
-        count = share.sum(axis=1) + 1e-9
-        weights = count / count.sum()
-        means = share @ points / count[:, None]
-        off = points - means[:, None]
-        covariance = np.swapaxes(share[:, :, None] * off, 1, 2) @ off / count[:, None, None] + floor
+        inverse = np.linalg.inv(covariance)
+        pull = np.einsum("mij,mj->mi", inverse, means)
+        constant = np.log(weights) - 0.5 * np.linalg.slogdet(covariance)[1] - 0.5 * np.sum(pull * means, axis=1)
+        square = inverse[:, rows, columns] * np.where(rows == columns, -0.5, -1.0)
+        density = np.concatenate([square, pull, constant[:, None]], axis=1)
+        moments = sum(_shares(density @ piece.T) @ piece for piece in pieces)
+        count = moments[:, -1] + 1e-9
+        weights, moments = count / count.sum(), moments / count[:, None]
+        means = moments[:, len(rows) : len(rows) + d]
+        covariance[:, rows, columns] = covariance[:, columns, rows] = moments[:, : len(rows)]
+        covariance += ROUND * np.eye(d) - means[:, :, None] * means[:, None, :]
     kept = (weights * n > 1.5 * d) | (weights == weights.max())
-    weights, means, covariance = weights[kept], means[kept], covariance[kept]
+    weights, means, covariance = weights[kept], centre + unit * means[kept], covariance[kept] * np.outer(unit, unit)
+    wide = wider * POOLED_WIDER * pooled * np.outer(unit, unit)
     return Start(
         groups,
         np.append((1.0 - POOLED_WEIGHT - PRIOR_WEIGHT) * weights / weights.sum(), (POOLED_WEIGHT, PRIOR_WEIGHT)),
-        np.concatenate([means, points.mean(axis=0)[None], np.zeros((1, d))]),
-        np.linalg.cholesky(np.concatenate([WIDER * covariance, POOLED_WIDER * pooled[None], np.eye(d)[None]])),
+        np.concatenate([means, centre[None], np.zeros((1, d))]),
+        np.linalg.cholesky(np.concatenate([wider * covariance, wide[None], np.eye(d)[None]])),
     )
 
 
@@ -177,13 +186,19 @@ def _log_weight(weights: Array, whiten: Array) -> Array:
     return log_weight
 
 
-def _far_apart(points: Array, n: int, unit: Array, rng: np.random.Generator) -> Array:
+def _shares(score: Array) -> Array:
+    """Shares of the terms (n_terms, n) in each point, from their log densities."""
+    share: Array = np.exp(score - score.max(axis=0))
+    share /= share.sum(axis=0)
+    return share
+
+
+def _far_apart(points: Array, n: int, rng: np.random.Generator) -> Array:
     """Some of the points, each drawn in proportion to its squared distance from those before (k-means++)."""
-    scaled = points / unit
     chosen = [int(rng.integers(len(points)))]
     nearest = np.full(len(points), np.inf)
     while len(chosen) < n:
-        nearest = np.minimum(nearest, np.sum((scaled - scaled[chosen[-1]]) ** 2, axis=1))
+        nearest = np.minimum(nearest, np.sum((points - points[chosen[-1]]) ** 2, axis=1))
         edges = np.cumsum(nearest)
         chosen.append(int(min(np.searchsorted(edges, edges[-1] * rng.random()), len(points) - 1)))
     return points[chosen]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.noise import Noise
 from bluesky_bayes.posterior import Posterior
+from bluesky_bayes.sampler import Settings
 from bluesky_bayes.tables import with_error
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from bluesky_bayes.components import Component
+    from bluesky_bayes.jobs import Standing
 
 TIE = 3.0
 """Difference in log evidence (nats) below which two models count as a tie."""
@@ -41,6 +43,10 @@ class Selection:
         Wall time, s.
     notes : tuple of str
         What was done to the data and assumed, in plain sentences.
+    settings : Settings
+        How long it was to sample.
+    standings : tuple of Standing
+        Where the chains of each model stand, for `refine`; none for a first look and for answers of a worker.
     """
 
     data: Dataset
@@ -52,6 +58,8 @@ class Selection:
     device: str
     elapsed: float
     notes: tuple[str, ...] = ()
+    settings: Settings = field(default_factory=Settings)
+    standings: tuple[Standing, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -176,6 +184,34 @@ class Selection:
         others = [name for name in self.names if name != self.best.model.name]
         at = min((others.index(name) for name in names), key=lambda i: gaps[i])
         return float(gaps[at]), float(errors[at])
+
+    def refine(
+        self, error: float | None = None, *, budget: float | None = None, threads: int | None = None
+    ) -> Selection:
+        """Go on where the chains stood; what they gave before still counts.
+
+        Parameters
+        ----------
+        error : float, optional
+            Wanted standard error of every competing model's log evidence, in nats; by default half of the present.
+        budget : float, optional
+            Seconds after which no new round begins.
+        threads : int, optional
+            By default as many as there are processors to run on.
+
+        Returns
+        -------
+        Selection
+            A new one; this one stays as it is.
+
+        Raises
+        ------
+        ValueError
+            When the chains are not here any more.
+        """
+        from bluesky_bayes.inference import refined
+
+        return refined(self, error, budget, threads)
 
     def summary(self) -> RenderableType:
         """Tables of the models and of the best model's parameters, for ``rich.print``."""

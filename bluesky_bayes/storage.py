@@ -23,11 +23,15 @@ import numpy.typing as npt
 from bluesky_bayes import shapes
 from bluesky_bayes.components import Component, Parameter, PlainFunction
 from bluesky_bayes.dataset import Array, Dataset, Origin
+from bluesky_bayes.jobs import Standing
 from bluesky_bayes.model import Model, Slot, Term
 from bluesky_bayes.noise import SIGMA, Gaussian, Noise, Poisson
 from bluesky_bayes.posterior import Diagnostics, Fit, Posterior
 from bluesky_bayes.priors import Prior, from_table, to_table
+from bluesky_bayes.reference import Start
+from bluesky_bayes.sampler import Info, Settings, State
 from bluesky_bayes.selection import Selection
+from bluesky_bayes.tasks import Group
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,6 +44,11 @@ MARK, FORMAT = "bluesky_bayes_selection", 1
 
 NOISES: dict[str, type[Noise]] = {"gaussian": Gaussian, "poisson": Poisson}
 POINTS = ("point",)
+START, STATE = ("weights", "means", "factors"), ("coordinates", "steps")
+INFO, COUNTS = (
+    ("energies", "misfit", "samples", "rejection", "acceptance"),
+    ("round_trips", "drift", "n_drawn"),
+)
 FIT = ("mean", "low", "high", "residual")
 VERSIONS = ("bluesky-bayes", "numba", "numpy", "scipy", "xarray")
 
@@ -116,6 +125,10 @@ def load_selection(path: str | Path, components: Iterable[Component] = ()) -> Se
         device=plain["device"],
         elapsed=plain["elapsed"],
         notes=tuple(plain["notes"]),
+        settings=Settings(**plain["settings"]),
+        standings=tuple(
+            _standing_of(*groups[path]) for i in range(len(posteriors)) if (path := f"/model{i}/chains") in groups
+        ),
     )
 
 
@@ -185,6 +198,7 @@ def _check_file(path: Path) -> None:
 
 def _groups_of(selection: Selection) -> dict[str, xr.Dataset]:
     plain = {name: getattr(selection, name) for name in ("seed", "sampler", "device", "elapsed", "notes")}
+    plain["settings"] = asdict(selection.settings)
     versions = {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
     arrays: dict[str, npt.NDArray[Any]] = {
         "model": np.array(selection.names),
@@ -194,7 +208,9 @@ def _groups_of(selection: Selection) -> dict[str, xr.Dataset]:
     }
     root = to_group({MARK: FORMAT, "versions": versions, **plain}, arrays, dict.fromkeys(arrays, ("model",)))
     models = {f"/model{i}": _posterior_group(posterior) for i, posterior in enumerate(selection.posteriors)}
-    return {"/": root, "/data": _data_group(selection.data), "/noise": _noise_group(selection.noise), **models}
+    chains = {f"/model{i}/chains": _standing_group(standing) for i, standing in enumerate(selection.standings)}
+    own = {"/data": _data_group(selection.data), "/noise": _noise_group(selection.noise)}
+    return {"/": root, **own, **models, **chains}
 
 
 def _data_group(data: Dataset) -> xr.Dataset:
@@ -254,6 +270,38 @@ def _posterior_of(
     fit = Fit(**{name: arrays[f"fit_{name}"] for name in FIT}, terms=terms)
     diagnostics = Diagnostics(**{name: _tuples(value) for name, value in plain["diagnostics"].items()})
     return Posterior(_model_of(plain["model"], functions), log_z, error, draws, derived, fit, diagnostics)
+
+
+def _standing_group(standing: Standing) -> xr.Dataset:
+    """Start and temperatures, and what the chains hold, chain after chain."""
+    start = standing.start
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "betas": standing.betas,
+        **{f"start_{name}": getattr(start, name) for name in START},
+        **{f"group{i}": group.columns for i, group in enumerate(start.groups)},
+        **{name: np.stack([getattr(state, name) for state in standing.states]) for name in STATE},
+        **{name: np.stack([getattr(info, name) for info in standing.infos]) for name in INFO},
+    }
+    plain = {
+        "locations": [group.location for group in start.groups],
+        "numbers": [state.number for state in standing.states],
+        "counts": [[getattr(info, name) for name in COUNTS] for info in standing.infos],
+    }
+    return to_group(plain, arrays)
+
+
+def _standing_of(plain: Table, arrays: Arrays) -> Standing:
+    groups = tuple(Group(arrays[f"group{i}"], location) for i, location in enumerate(plain["locations"]))
+    states = (
+        State(arrays["coordinates"][chain], arrays["steps"][chain], number)
+        for chain, number in enumerate(plain["numbers"])
+    )
+    infos = (
+        Info(**{name: arrays[name][chain] for name in INFO}, **dict(zip(COUNTS, counts, strict=True)))
+        for chain, counts in enumerate(plain["counts"])
+    )
+    start = Start(groups, *(arrays[f"start_{name}"] for name in START))
+    return Standing(start, arrays["betas"], tuple(states), tuple(infos))
 
 
 def _named(arrays: Arrays, index: str, name: str) -> dict[str, Array]:

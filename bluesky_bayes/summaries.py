@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +10,12 @@ import numpy as np
 
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.evidence import split_r_hat
+from bluesky_bayes.jobs import Job
 from bluesky_bayes.kernels.task import POISSON, Task, new_scratch, new_state
 from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Gaussian, Noise
 from bluesky_bayes.posterior import Diagnostics, Fit, Posterior
 from bluesky_bayes.priors import at_quantile
-from bluesky_bayes.sampler import Job
 from bluesky_bayes.tasks import Block, groups_of, in_order
 
 MOST_DRAWS = 500
@@ -28,7 +29,9 @@ def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bo
     """Everything that the last round of a job says about its model."""
     model = job.model
     log_z, error, gap = job.evidence
-    z = in_order(np.stack([thinned(chain.samples, MOST_DRAWS) for chain in job.chains]), groups_of(model))
+    z = in_order(np.stack([thinned(info.samples, MOST_DRAWS) for info in job.infos]), groups_of(model))
+    if not job.sampler.swaps:
+        z = _shared(z, job.shares, np.random.default_rng(seed))
     draws = {
         name: at_quantile(table, z[..., j])
         for j, (name, table) in enumerate(zip(model.parameters, job.task.tables, strict=True))
@@ -36,7 +39,14 @@ def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bo
     fit, p_fit = fit_of(job, z, data, noise, block, seed)
     diagnostics = diagnostics_of(job, draws, z, gap, p_fit, single)
     constant = float(job.task.constant[0])
-    return Posterior(model, log_z - constant, error, draws, derived_of(model, draws), fit, diagnostics)
+    return Posterior(model, log_z - constant, error, draws, derived_of(model, draws, z.shape[:2]), fit, diagnostics)
+
+
+def _shared(z: Array, shares: Array, rng: np.random.Generator) -> Array:
+    """Draws (n_chains, n_draws, ...) in shares of their chains: the more of a chain, the more evidence it found."""
+    chosen = rng.choice(len(z), size=z.shape[:2], p=shares)
+    taken: Array = z[chosen, np.arange(z.shape[1])]
+    return taken
 
 
 def thinned(samples: Array, most: int) -> Array:
@@ -45,8 +55,8 @@ def thinned(samples: Array, most: int) -> Array:
     return samples[rows]
 
 
-def derived_of(model: Model, draws: Mapping[str, Array]) -> dict[str, Array]:
-    """Areas, full widths and what else the components derive."""
+def derived_of(model: Model, draws: Mapping[str, Array], shape: tuple[int, ...]) -> dict[str, Array]:
+    """Areas, full widths and what else the components derive, each of the draws' shape."""
     derived = {}
     for term in model.terms:
         values = [
@@ -54,7 +64,7 @@ def derived_of(model: Model, draws: Mapping[str, Array]) -> dict[str, Array]:
             for slot in term.slots
         ]
         for parameter, function in term.component.derived:
-            derived[f"{term.label}.{parameter.name}"] = np.asarray(function(*values), dtype=np.float64)
+            derived[f"{term.label}.{parameter.name}"] = np.broadcast_to(np.float64(function(*values)), shape)
     return derived
 
 
@@ -86,7 +96,7 @@ def fit_of(job: Job, z: Array, data: Dataset, noise: Noise, block: Block, seed: 
 
 def curves_of(kernels: Any, task: Task, z: Array) -> tuple[Array, list[Array]]:
     """Models at the coordinates, (n_draws, n_points), and each term's mean curve, in units of the block's scale."""
-    state, scratch = new_state(task, z), new_scratch(task, 1)
+    state, scratch = new_state(task, z), new_scratch(task)
     total = np.zeros((len(z), task.x.size))
     kernels.evaluate(task, state, scratch, total)
     curves = state.curves.reshape(len(z), -1).astype(np.float64)
@@ -144,22 +154,27 @@ def diagnostics_of(
     job: Job, draws: Mapping[str, Array], z: Array, gap: float, p_fit: float, single: bool
 ) -> Diagnostics:
     """How the sampling went."""
-    acceptance = np.mean([chain.acceptance[-1] for chain in job.chains], axis=0)
+    constant = float(job.task.constant[0])
+    acceptance = np.mean([info.acceptance[-1] for info in job.infos], axis=0)
     names = job.model.parameters
     return Diagnostics(
-        barrier=float(np.mean([chain.rejection.sum() for chain in job.chains])),
-        round_trips=sum(chain.round_trips for chain in job.chains),
-        chains=len(job.chains),
-        levels=job.ladder.betas.size,
+        barrier=float(np.mean([info.rejection.sum() for info in job.infos])),
+        round_trips=sum(info.round_trips for info in job.infos),
+        chains=len(job.infos),
+        levels=job.path.betas.size,
         acceptance={name: float(acceptance[g]) for name, g in zip(names, job.task.step_group, strict=True)},
         r_hat_energy=job.disagreement,
         r_hat=max((split_r_hat(values) for values in draws.values()), default=1.0),
-        ess=min((effective_size(values) for values in draws.values()), default=float(job.length * len(job.chains))),
+        ess=min((effective_size(values) for values in draws.values()), default=float(job.length * len(job.infos))),
         gap=gap,
-        drift=max(chain.drift for chain in job.chains),
+        drift=max(info.drift for info in job.infos),
         edges=tuple(_edges(job.model, z)),
         p_fit=p_fit,
         single=single,
+        ladder=(job.ladder.log_z - constant, job.ladder.error),
+        bridge=(job.bridge.log_z - constant, job.bridge.error) if math.isfinite(job.bridge.error) else None,
+        swaps=job.sampler.swaps,
+        look=job.looking,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 from bluesky_bayes.components import Component
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.kernels.build import ShapeSource
-from bluesky_bayes.kernels.task import GAUSSIAN, POISSON, Task, aligned, padded
+from bluesky_bayes.kernels.task import BINS, GAUSSIAN, POISSON, Task, aligned, padded
 from bluesky_bayes.model import Model
 from bluesky_bayes.noise import SIGMA, Gaussian, Noise
 from bluesky_bayes.priors import Z_MAX, Prior, quantile_table
@@ -153,6 +154,7 @@ def make_task(blocks: Sequence[Block], model: Model, kinds: Sequence[ShapeSource
         touch_term=_ints(term for t in touches for term, _ in t),
         touch_shape=_ints(shape for t in touches for _, shape in t),
         step_group=step_groups(model),
+        **_jumps(model, blocks),
         tables=np.stack([table_of(model.priors[name]) for name in names]) if names else np.zeros((0, 2)),
         z_max=np.array([Z_MAX]),
     )
@@ -260,6 +262,21 @@ def _touches(model: Model, names: Sequence[str]) -> list[list[tuple[int, int]]]:
         ]
         touches.append(sorted(moved, key=lambda entry: model.terms[entry[0]].block))
     return touches
+
+
+def _jumps(model: Model, blocks: Sequence[Block]) -> dict[str, Array]:
+    """Terms of exchangeable groups whose location is a parameter of its own, in data in order of x."""
+    users = Counter(slot.parameter for term in model.terms for slot in term.slots)
+    slot_start, found = starts([len(term.slots) for term in model.terms]), []
+    for t in sorted(t for group in model.exchangeable for t in group):
+        term = model.terms[t]
+        x, roles = blocks[term.block].x, [p.role for p in term.component.parameters]
+        k = roles.index("location") if "location" in roles else 0
+        alone = k > 0 and users[term.slots[k].parameter] == 1 and term.slots[k].parameter is not None
+        if alone and x.size >= 2 * BINS and np.all(np.diff(x) >= 0.0):
+            found.append((t, slot_start[t] + k))
+    rows: Any = np.array(found, dtype=np.int64).reshape(-1, 2)
+    return {"jump_term": rows[:, 0].copy(), "jump_slot": rows[:, 1].copy()}
 
 
 def starts(sizes: Sequence[int]) -> Array:

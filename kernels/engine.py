@@ -24,7 +24,7 @@ from bluesky_bayes.kernels.plain import (
     trial_curve,
 )
 
-GAUSSIAN = 0
+GAUSSIAN, POISSON = 0, 1
 CHUNK = 4096
 REFRESH = 256
 TARGET = 0.44
@@ -32,8 +32,10 @@ WIDE, WIDE_EVERY = 10.0, 4
 IMPOSSIBLE = 1e300
 FAR = 1e8 if SINGLE else 1e20
 TINY = 1e-30
-MOVE, SWAP = 0, 1
+MOVE, SWAP, RESAMPLE = 0, 1, 2
 TERMS = 16
+BINS, JUMP_EVERY = 24, 4
+ROOT_2PI = 2.5066282746310002
 
 
 @small
@@ -391,7 +393,7 @@ def commit(task, state, p, j, z, value, energy, scratch):
 
 @jit
 def sweep_replica(task, reference, state, score, p, beta, steps, level, accepted, draw, sweep, scratch):
-    """One move of every parameter of replica `p` at inverse temperature `beta`; every fourth step is wide."""
+    """One move of every parameter of replica `p` at inverse temperature `beta`, and jumps now and then."""
     from_prior = reference.log_weight.size == 0
     for j in range(state.z.shape[1]):
         g = task.step_group[j]
@@ -406,6 +408,129 @@ def sweep_replica(task, reference, state, score, p, beta, steps, level, accepted
             if not from_prior:
                 commit_reference(reference, score, p, j, z)
             commit(task, state, p, j, z, value, energy, scratch)
+    for k in range(task.jump_term.size):
+        if (sweep + k) % JUMP_EVERY == 0:
+            jump(task, reference, state, score, p, beta, k, draw + state.z.shape[1] + 2 * k, scratch)
+
+
+@jit
+def lack_of_signal(weight, w0, residual, r0, curve, c0, amplitude, n):
+    """Weighted sum of the residual without a component."""
+    w, r, c = U64(w0), U64(r0), U64(c0)
+    s = F(0)
+    for i in range(U64(n)):
+        s += weight[w + i] * (residual[r + i] + amplitude * curve[c + i])
+    return s
+
+
+@jit
+def lack_of_counts(exposure, y, inverse_y, w0, residual, r0, curve, c0, amplitude, n):
+    """Sum of the counts that the model lacks without a component, each in units of its variance."""
+    w, r, c = U64(w0), U64(r0), U64(c0)
+    s = F(0)
+    for i in range(U64(n)):
+        s += (y[w + i] + exposure[w + i] * (residual[r + i] + amplitude * curve[c + i])) * inverse_y[w + i]
+    return s
+
+
+@small
+def bin_edge(task, block, b):
+    """Where bin `b` of a block begins; the bins at both ends reach as far beyond the data as into them."""
+    a, n = task.block_start[block], int(task.n_data[block])
+    i, reach = b * n // BINS, n // BINS
+    if i == 0:
+        return 2.0 * float(task.x[a]) - float(task.x[a + reach])
+    if i == n:
+        return 2.0 * float(task.x[a + n - 1]) - float(task.x[a + n - 1 - reach])
+    return 0.5 * (float(task.x[a + i - 1]) + float(task.x[a + i]))
+
+
+@jit
+def fill_bins(task, state, p, term, bins):
+    """Share of each bin in what the model of replica `p` lacks without a term: the square of the residual's sum."""
+    block = task.term_block[term]
+    a, n = task.block_start[block], int(task.n_data[block])
+    r0, c0 = p * task.x.size + a, p * task.curve_start[task.term_kind.size] + task.curve_start[term]
+    amplitude = F(slot_value(task, state, task.slot_start[term], p, -1, 0.0))
+    residual, curves, total = state.residual, state.curves, 0.0
+    for b in range(BINS):
+        low, high = b * n // BINS, (b + 1) * n // BINS
+        at, r, c, m = a + low, r0 + low, c0 + low, high - low
+        if task.noise[block] == POISSON:
+            lack = lack_of_counts(task.weight, task.y, task.inverse_y, at, residual, r, curves, c, amplitude, m)
+        else:
+            lack = lack_of_signal(task.weight, at, residual, r, curves, c, amplitude, m)
+        found = lack * amplitude > 0 and bin_edge(task, block, b + 1) > bin_edge(task, block, b)
+        bins[b] = float(lack) * float(lack) if found else 0.0
+        total += bins[b]
+    for b in range(BINS):
+        bins[b] = bins[b] / total if total > 0.0 else 0.0
+
+
+@small
+def jump_density(task, block, j, slot, z, value, bins):
+    """Density of a jump's proposals over that of the prior, at a coordinate and its value."""
+    x = task.slot_scale[slot] * value + task.slot_offset[slot]
+    share = 0.0
+    for b in range(BINS):
+        low, high = bin_edge(task, block, b), bin_edge(task, block, b + 1)
+        if x >= low and x < high:
+            share = bins[b] / (high - low)
+    n, z_max = task.tables.shape[1], task.z_max[0]
+    unit = (n - 1) / (2.0 * z_max)
+    i = min(max(int((z + z_max) * unit), 0), n - 2)
+    slope = abs(task.slot_scale[slot]) * (task.tables[j, i + 1] - task.tables[j, i]) * unit
+    return 0.5 + 0.5 * share * slope * np.exp(0.5 * z * z) * ROOT_2PI
+
+
+@small
+def coordinate(task, j, value):
+    """Whitened coordinate of a value of parameter `j`: `quantile` the other way round."""
+    low, high = 0, task.tables.shape[1] - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if task.tables[j, middle] <= value:
+            low = middle
+        else:
+            high = middle
+    gap = task.tables[j, high] - task.tables[j, low]
+    f = min(max((value - task.tables[j, low]) / gap, 0.0), 1.0) if gap > 0.0 else 0.5
+    return (low + f) * (2.0 * task.z_max[0] / (task.tables.shape[1] - 1)) - task.z_max[0]
+
+
+@jit
+def jump(task, reference, state, score, p, beta, k, draw, scratch):
+    """Move component `k` of those that have a location to where the model lacks one, or anywhere in the prior.
+
+    What is lacking is seen without the component, so that the way back has the same density to choose from.
+    """
+    from_prior = reference.log_weight.size == 0
+    slot, term = task.jump_slot[k], task.jump_term[k]
+    j, block = task.slot_parameter[slot], task.term_block[term]
+    bins = scratch.bins
+    fill_bins(task, state, p, term, bins)
+    u, z = 2.0 * np.exp(float(scratch.log_uniforms[draw])), float(scratch.normals[draw])
+    if u < 1.0:
+        b = 0
+        while b < BINS - 1 and u >= bins[b]:
+            u -= bins[b]
+            b += 1
+        if bins[b] > 0.0:
+            low, high = bin_edge(task, block, b), bin_edge(task, block, b + 1)
+            x = low + (high - low) * min(u / bins[b], 1.0)
+            z = coordinate(task, j, (x - task.slot_offset[slot]) / task.slot_scale[slot])
+    if abs(z) > task.z_max[0] - 0.01:
+        return
+    value = quantile(task, j, z)
+    energy = propose(task, state, p, j, value, scratch)
+    change = 0.0 if from_prior else trial_reference(reference, score, p, j, z) - score.value[p]
+    there = jump_density(task, block, j, slot, z, value, bins)
+    here = jump_density(task, block, j, slot, state.z[p, j], state.theta[p, j], bins)
+    gain = -beta * (energy - state.energy[p]) - (1.0 - beta) * change + np.log(here / there)
+    if gain >= 0.0 or scratch.log_uniforms[draw + 1] < gain:
+        if not from_prior:
+            commit_reference(reference, score, p, j, z)
+        commit(task, state, p, j, z, value, energy, scratch)
 
 
 @jit
@@ -443,6 +568,12 @@ def count_trips(order, trips):
         trips[cold, 0] = 1
 
 
+@small
+def draws_of_sweep(task):
+    """Random draws that one replica's sweep takes."""
+    return task.tables.shape[0] + 2 * task.jump_term.size
+
+
 @jit
 def run_ladder(
     task,
@@ -476,18 +607,18 @@ def run_ladder(
     ``exp(-beta E - (1 - beta) V)`` over the prior, with the reference's energy V; `energies` are ``E - V``. A first
     level at beta = 0 takes the independent draws `fresh` (n_sweeps, n_parameters).
     """
-    n_levels, n_parameters = betas.size, state.z.shape[1]
+    n_levels, n_parameters, n_draws = betas.size, state.z.shape[1], draws_of_sweep(task)
     hits = scratch.hits
     for p in range(n_levels):
         rebuild(task, state, p, scratch)
         refer(reference, score, p)
     drift = 0.0
     for t in range(energies.shape[0]):
-        fill_random(n_levels * n_parameters, t, round_, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
+        fill_random(n_levels * n_draws, t, round_, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
         for level in range(n_levels):
             for g in range(group_size.size):
                 hits[g] = 0.0
-            p, draw = order[level], level * n_parameters
+            p, draw = order[level], level * n_draws
             if level == 0 and betas[0] == 0.0:
                 renew_replica(task, reference, state, score, p, fresh, t, scratch)
             else:
@@ -519,6 +650,130 @@ def run_ladder(
         for j in range(n_parameters):
             samples[t, j] = state.z[order[n_levels - 1], j]
     return drift
+
+
+@small
+def settle(task, reference, state, score, z, i, scratch):
+    """Put the only replica of `state` to row `i` of `z`."""
+    for j in range(z.shape[1]):
+        state.z[0, j] = z[i, j]
+        score.z[0, j] = z[i, j]
+    rebuild(task, state, 0, scratch)
+    refer(reference, score, 0)
+
+
+@jit
+def weigh(task, reference, state, score, z, scratch, energies, misfit):
+    """`energies` (``E - V``) and `misfit` (E) of coordinates (n, n_parameters)."""
+    for i in range(z.shape[0]):
+        settle(task, reference, state, score, z, i, scratch)
+        energies[i] = state.energy[0] - score.value[0]
+        misfit[i] = state.energy[0]
+
+
+@jit
+def lowest(energies):
+    """Lowest of some energies."""
+    least = energies[0]
+    for i in range(energies.size):
+        least = min(least, energies[i])
+    return least
+
+
+@jit
+def effective_share(change, energies, least):
+    """Effective share of particles weighted by ``exp(-change * energy)``."""
+    total, squares = 0.0, 0.0
+    for i in range(energies.size):
+        w = np.exp(-change * (energies[i] - least))
+        total += w
+        squares += w * w
+    return total * total / (squares * energies.size)
+
+
+@jit
+def next_beta(beta, energies, share):
+    """The inverse temperature at which a share of the particles still counts."""
+    least = lowest(energies)
+    if effective_share(1.0 - beta, energies, least) > share:
+        return 1.0
+    low, high = 0.0, 1.0 - beta
+    while high - low > 1e-3 * low and high > 1e-300:
+        middle = 0.5 * (low + high)
+        if effective_share(middle, energies, least) > share:
+            low = middle
+        else:
+            high = middle
+    return min(1.0, beta + high)
+
+
+@jit
+def cool(
+    task,
+    reference,
+    state,
+    score,
+    n_sweeps,
+    share,
+    betas,
+    steps,
+    group_size,
+    round_,
+    key0,
+    key1,
+    scratch,
+    weights,
+    clouds,
+    energies,
+    misfit,
+    eves,
+):
+    """Particles from the reference to the posterior; gives the number of inverse temperatures.
+
+    At each temperature some particles are chosen by their weights (systematic resampling), and where each is after each
+    of `n_sweeps` sweeps is a particle of that temperature (waste-free: Dau and Chopin, JRSS B 84, 114 (2022)).
+    `clouds` (most_levels, n, n_parameters) begins with n draws of the reference. `energies` (``E - V``), `misfit` (E)
+    and `eves` (the first particle that each descends from), all (most_levels, n), are filled. With a `share` above 0
+    `betas` (most_levels,) and `steps` (most_levels, n_groups) are found on the way: the effective share of particles
+    at the next temperature, an acceptance of 0.44. With 0 they are as given.
+    """
+    n, n_draws, n_groups = weights.size, draws_of_sweep(task), group_size.size
+    hits = scratch.hits
+    weigh(task, reference, state, score, clouds[0], scratch, energies[0], misfit[0])
+    for i in range(n):
+        eves[0, i] = i
+    level, n_ancestors = 0, n // n_sweeps
+    while betas[level] < 1.0:
+        beta, least = betas[level], lowest(energies[level])
+        if share > 0.0:
+            last = level + 2 == betas.size
+            betas[level + 1] = 1.0 if last else next_beta(beta, energies[level], share)
+            for g in range(n_groups):
+                rate = hits[g] / (group_size[g] * n) if level > 0 else TARGET
+                steps[level + 1, g] = min(1.0, steps[level, g] * np.exp(2.0 * (rate - TARGET)))
+        total = 0.0
+        for i in range(n):
+            total += np.exp((beta - betas[level + 1]) * (energies[level, i] - least))
+            weights[i] = total
+        for g in range(n_groups):
+            hits[g] = 0.0
+        level += 1
+        fill_random(1, level, round_, RESAMPLE, key0, key1, scratch.normals, scratch.log_uniforms)
+        point, parent = np.exp(float(scratch.log_uniforms[0])), 0
+        for a in range(n_ancestors):
+            while parent < n - 1 and weights[parent] * n_ancestors < (a + point) * total:
+                parent += 1
+            settle(task, reference, state, score, clouds[level - 1], parent, scratch)
+            for t in range(n_sweeps):
+                at = a * n_sweeps + t
+                fill_random(n_draws, at, round_ + level, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
+                sweep_replica(task, reference, state, score, 0, betas[level], steps, level, hits, 0, t, scratch)
+                energies[level, at] = state.energy[0] - score.value[0]
+                misfit[level, at] = state.energy[0]
+                eves[level, at] = eves[level - 1, parent]
+                for j in range(state.z.shape[1]):
+                    clouds[level, at, j] = state.z[0, j]
+    return level + 1
 
 
 @jit

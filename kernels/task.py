@@ -11,6 +11,7 @@ Array = npt.NDArray[Any]
 ALIGNMENT = 64
 GAUSSIAN, POISSON = 0, 1
 TERMS = 16
+BINS = 24
 
 
 class Task(NamedTuple):
@@ -52,6 +53,8 @@ class Task(NamedTuple):
         The term, and whether its shape changes (1) or only its amplitude (0).
     step_group : (n_parameters,) int64
         Parameters of exchangeable components share a step size.
+    jump_term, jump_slot : (n_jumps,) int64
+        Exchangeable terms that have a location of their own among sorted x, and the slot of that location.
     tables : (n_parameters, n_quantiles) float64
         Prior quantiles at evenly spaced normal scores.
     z_max : (1,) float64
@@ -79,6 +82,8 @@ class Task(NamedTuple):
     touch_term: Array
     touch_shape: Array
     step_group: Array
+    jump_term: Array
+    jump_slot: Array
     tables: Array
     z_max: Array
 
@@ -120,6 +125,7 @@ class Scratch(NamedTuple):
     normals: Array
     log_uniforms: Array
     hits: Array
+    bins: Array
 
 
 class Reference(NamedTuple):
@@ -225,8 +231,9 @@ def new_state(task: Task, z: Array) -> State:
     )
 
 
-def new_scratch(task: Task, n_draws: int) -> Scratch:
-    """Room for the moves of `n_draws` random draws a sweep."""
+def new_scratch(task: Task, n_replicas: int = 1) -> Scratch:
+    """Room for the moves of a sweep of `n_replicas`."""
+    n_draws = n_replicas * (len(task.tables) + 2 * task.jump_term.size) + 1
     dtype = task.x.dtype
     most = int(np.max(np.diff(task.slot_start), initial=1))
     return Scratch(
@@ -237,4 +244,5 @@ def new_scratch(task: Task, n_draws: int) -> Scratch:
         aligned(n_draws, np.float32),
         aligned(n_draws, np.float32),
         np.zeros(len(task.tables)),
+        np.zeros(BINS),
     )

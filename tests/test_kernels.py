@@ -15,13 +15,17 @@ from scipy import stats
 
 from bluesky_bayes import Candidates, Component, Dataset, Gaussian, Model, Poisson, component
 from bluesky_bayes.candidates import family
+from bluesky_bayes.cooling import cooled
 from bluesky_bayes.dataset import Array
+from bluesky_bayes.exchange import Exchange
+from bluesky_bayes.jobs import Job
 from bluesky_bayes.kernels import build, engine, scalar
 from bluesky_bayes.kernels.task import Task, new_scratch, new_state
 from bluesky_bayes.model import Slot, Term
 from bluesky_bayes.noise import Noise, noise_for
 from bluesky_bayes.reference import first_start, fitted_start
-from bluesky_bayes.sampler import Job, Settings, annealed, chain_key, run_round
+from bluesky_bayes.sampler import Path as Way
+from bluesky_bayes.sampler import Settings, State, chain_key
 from bluesky_bayes.shapes import gaussian
 from bluesky_bayes.tasks import Group, blocks_of, make_task, shape_sources, single_precision_is_enough
 
@@ -110,7 +114,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.parametrize("noise", [Gaussian(0.1), Gaussian(), Poisson()], ids=["known", "unknown", "counts"])
 def test_compiled_sweeps_take_the_same_path_as_plain_python(plain: Any, noise: Noise) -> None:
-    x = np.linspace(-1, 1, 21)
+    x = np.linspace(-1, 1, 61)
     y = np.random.default_rng(0).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
     kernels, tasks = compiled(Dataset(x, y, counts=True), family(gaussian, [2]), noise, single=False)
     task, key = tasks[0], chain_key(1, "test", 0)
@@ -120,17 +124,36 @@ def test_compiled_sweeps_take_the_same_path_as_plain_python(plain: Any, noise: N
     groups = (Group(np.array([[0, 1, 2], [3, 4, 5]]), 1),)
     draws = np.random.default_rng(3).standard_normal((100, len(task.tables)))
     for start in (first_start(task), fitted_start(draws, groups, np.random.default_rng(4))):
-        fast = run_round(kernels, task, start, betas, steps, z, 6, 2, 0, key)
-        slow = run_round(plain, task, start, betas, steps, z, 6, 2, 0, key)
+        (_, fast), (_, slow) = (
+            Exchange().step(Way(module, task, start, betas, steps), State(z, steps, 0), key, 6)
+            for module in (kernels, plain)
+        )
         np.testing.assert_allclose(fast.energies, slow.energies, rtol=1e-4)
         np.testing.assert_allclose(fast.samples, slow.samples, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(fast.acceptance, slow.acceptance, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("noise", [Gaussian(0.1), Gaussian(), Poisson()], ids=["known", "unknown", "counts"])
+def test_compiled_particles_take_the_same_path_as_plain_python(plain: Any, noise: Noise) -> None:
+    x = np.linspace(-1, 1, 61)
+    y = np.random.default_rng(0).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
+    kernels, tasks = compiled(Dataset(x, y, counts=True), family(gaussian, [2]), noise, single=False)
+    task, key, start = tasks[0], chain_key(1, "test", 0), first_start(tasks[0])
+    betas = np.array([0.0, 0.02, 0.3, 1.0])
+    steps = np.full((4, int(task.step_group.max()) + 1), 0.3)
+    fast, slow = (
+        cooled(module, task, start, (3, 2), key, 0, np.random.default_rng(3), betas, steps)
+        for module in (kernels, plain)
+    )
+    np.testing.assert_allclose(fast.energies, slow.energies, rtol=1e-4)
+    np.testing.assert_allclose(fast.clouds, slow.clouds, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(fast.eves, slow.eves)
+
+
 def energies_at(kernels: Any, task: Task, z: Array) -> Array:
     state = new_state(task, z)
     for p in range(len(z)):
-        kernels.rebuild(task, state, p, new_scratch(task, 1))
+        kernels.rebuild(task, state, p, new_scratch(task))
     energies: Array = state.energy + task.constant[0]
     return energies
 
@@ -193,11 +216,9 @@ def _log_evidence(data: list[Dataset], noises: list[Noise], model: Model) -> tup
     blocks = blocks_of(data, noises, [model])
     kinds = shape_sources([model])
     kernels = build.kernels_for(kinds, True)
-    settings = Settings(sweeps=1600, chains=4)
-    job = Job(kernels, make_task(blocks, model, kinds, True), settings, 0, model)
+    job = Job(kernels, make_task(blocks, model, kinds, True), Settings(chains=4), 0, model)
     job.prepare()
-    job.tune([job.run(chain, 400, 200) for chain in range(4)])
-    job.take([job.run(chain, 1600, 0) for chain in range(4)])
+    job.take([job.step(chain, 1600) for chain in range(4)])
     return job.evidence.log_z - float(job.task.constant[0]), job.evidence.error
 
 
@@ -212,7 +233,7 @@ def test_a_fixed_ratio_and_a_fixed_distance_tie_two_peaks() -> None:
     a, c, s = (p.ppf(stats.norm.cdf(q)) for p, q in zip(priors.values(), z[0], strict=True))
     expected = a * (np.exp(-0.5 * ((x - c) / s) ** 2) + 0.5 * np.exp(-0.5 * ((x - c - 1.5) / s) ** 2))
     total = np.zeros((1, task.x.size))
-    kernels.evaluate(task, new_state(task, z), new_scratch(task, 1), total)
+    kernels.evaluate(task, new_state(task, z), new_scratch(task), total)
     np.testing.assert_allclose(total[0, :101], expected, atol=1e-4)
 
 
@@ -248,7 +269,7 @@ def test_a_component_may_use_constants_helpers_branches_and_loops() -> None:
         if p
     ]
     total = np.zeros((1, task.x.size))
-    kernels.evaluate(task, new_state(task, z), new_scratch(task, 1), total)
+    kernels.evaluate(task, new_state(task, z), new_scratch(task), total)
     np.testing.assert_allclose(total[0, :41], shape(data.x, *theta), rtol=1e-3, atol=1e-4)
 
 
@@ -259,10 +280,10 @@ def test_an_impossible_start_is_left_behind() -> None:
 
     candidates = family(root, [1], background=None, priors={"p": stats.uniform(0, 3), "amplitude": stats.norm(0, 1)})
     kernels, (task,) = compiled(Dataset(np.arange(3.0), np.arange(3.0)), candidates, Gaussian(0.5), True)
-    keys, start = [chain_key(0, "root", chain) for chain in range(2)], first_start(task)
-    ladder = annealed(kernels, task, start, 128, keys, np.random.default_rng(0), 0).ladder
-    chain = run_round(kernels, task, start, ladder.betas, ladder.steps, ladder.coordinates[0], 400, 50, 0, keys[0])
-    p = stats.uniform(0, 3).ppf(stats.norm.cdf(chain.samples[:, 1]))
+    job = Job(kernels, task, Settings(chains=2), 0, candidates.models[0])
+    job.prepare()
+    _, info = job.step(0, 400)
+    p = stats.uniform(0, 3).ppf(stats.norm.cdf(info.samples[:, 1]))
     assert np.all(p > 1.0)
 
 

@@ -8,13 +8,15 @@ import pytest
 from problems import nagata_2012, nagata_candidates, ten_peaks
 from scipy import stats
 
-from bluesky_bayes import Candidates, Dataset, Gaussian, Model, sampler, select
+from bluesky_bayes import Candidates, Dataset, Gaussian, Model, jobs, select
 from bluesky_bayes.dataset import Array
+from bluesky_bayes.exchange import respaced
 from bluesky_bayes.inference import _Question
+from bluesky_bayes.jobs import SAMPLERS
 from bluesky_bayes.kernels.task import TERMS, new_score
 from bluesky_bayes.model import Slot, Term
 from bluesky_bayes.reference import POOLED_WEIGHT, PRIOR_WEIGHT, Start, first_start, fitted_start
-from bluesky_bayes.sampler import Settings, respaced
+from bluesky_bayes.sampler import Settings
 from bluesky_bayes.shapes import gaussian
 from bluesky_bayes.tasks import Group, groups_of, in_order
 
@@ -28,7 +30,9 @@ def kernels() -> Any:
 
 def _job(count: int, noise: Gaussian | None = None) -> Any:
     candidates = nagata_candidates(range(count, count + 1))
-    return _Question.of(nagata_2012(), candidates, noise or Gaussian(0.1)).jobs(Settings(), 0)[0]
+    return _Question.of(nagata_2012(), candidates, noise or Gaussian(0.1)).jobs(
+        Settings(), 0, SAMPLERS["exchange"], None
+    )[0]
 
 
 def two_places(n: int, seed: int = 0) -> Array:
@@ -142,7 +146,7 @@ def test_the_evidence_is_the_same_from_the_reference_and_from_the_prior(
 ) -> None:
     log_z, errors = [], []
     for near in (math.inf, 0.0):
-        monkeypatch.setattr(sampler, "NEAR", near)
+        monkeypatch.setattr(jobs, "NEAR", near)
         selection = select(*problem, Gaussian(0.1), seed=0, settings=Settings(error=error))
         log_z.append(selection.log_evidence[0])
         errors.append(selection.log_evidence_error[0])

@@ -1,0 +1,280 @@
+"""One model of one data set on its way through the rounds, and many of them side by side.
+
+A few particles give a first look. More of them, cooled from the prior, show where the posterior is; a mixture fitted to
+them often stands so near it that a second cooling, from there, gives a much shorter way. Chains then go that way, round
+after round, until the evidence is sure.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bluesky_bayes.cooling import SWEEPS, Cooling, cooled, energies_of
+from bluesky_bayes.dataset import Array
+from bluesky_bayes.evidence import WORST_R_HAT, Evidence, evidence, split_r_hat
+from bluesky_bayes.exchange import Exchange, barrier_of
+from bluesky_bayes.kernels.task import Task
+from bluesky_bayes.model import Model
+from bluesky_bayes.reference import Start, first_start, fitted_start
+from bluesky_bayes.sampler import Info, Path, Sampler, Settings, State, chain_key, generator
+from bluesky_bayes.smc import SequentialMonteCarlo
+from bluesky_bayes.tasks import groups_of
+
+SAMPLERS: dict[str, Sampler] = {s.name: s for s in (Exchange(), SequentialMonteCarlo())}
+LOOK, EXPLORE, REPEAT, NARROW = (32, 8), (128, SWEEPS), (32, SWEEPS), (32, SWEEPS)
+LOOKING, EXPLORING, REPEATING, NARROWING = 100_000, 200_000, 300_000, 400_000
+NEAR, NEAR_EARLIER, EARLIER_WIDER = 2.0, 4.0, 3.0
+IN_QUESTION = 10.0
+MOST_BRIDGED = 4000
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the chains of one model stand, and all that they gave: enough to go on.
+
+    Attributes
+    ----------
+    start : Start
+    betas : (n_levels,) float64
+    states : tuple of State
+    infos : tuple of Info
+        One a chain, like `states`.
+    """
+
+    start: Start
+    betas: Array
+    states: tuple[State, ...]
+    infos: tuple[Info, ...]
+
+
+class Job:
+    """One model of one data set.
+
+    Parameters
+    ----------
+    kernels : module
+        Compiled `kernels.engine`.
+    task : Task
+    settings : Settings
+    seed : int
+    model : Model
+        Its name, with the seed and the chain's number, fixes the random numbers.
+    sampler : Sampler
+    earlier : (n, n_parameters) float64, optional
+        Whitened draws of a similar data set's posterior, to begin with.
+    """
+
+    def __init__(
+        self,
+        kernels: Any,
+        task: Task,
+        settings: Settings,
+        seed: int,
+        model: Model,
+        sampler: Sampler = SAMPLERS["exchange"],
+        earlier: Array | None = None,
+    ) -> None:
+        self.kernels, self.task, self.settings, self.model = kernels, task, settings, model
+        self.sampler, self.earlier = sampler, earlier
+        self.keys = [chain_key(seed, model.name, chain) for chain in range(settings.chains)]
+        self.states: tuple[State, ...] = ()
+        self.infos: tuple[Info, ...] = ()
+        self.looking = False
+        self.ladder = self.bridge = Evidence(0.0, math.inf, 0.0)
+
+    def look(self) -> None:
+        """A first answer by a few particles."""
+        start = first_start(self.task)
+        self.cloud = self._cooled(start, LOOK, LOOKING)
+        cloud = self.cloud
+        n = cloud.misfit.shape[1]
+        self.path = self.sampler.path(self.kernels, self.task, start, cloud)
+        self.infos = (
+            Info(cloud.energies.T, cloud.misfit[-1], cloud.clouds[-1], np.zeros(0), cloud.acceptance[None], 0, 0.0, n),
+        )
+        self.looking = True
+        self.ladder = Evidence(cloud.log_z, cloud.error, 0.0)
+
+    def prepare(self) -> None:
+        """Find the way: from a reference fitted to what is known where that is near, else from the prior.
+
+        A reference that is far from the posterior may lack a part of it, which no chain from there would find soon.
+        """
+        rng = generator(self.keys[0], 0)
+        found = self._from_earlier(rng)
+        if found is None:
+            start = first_start(self.task)
+            explored = self._cooled(start, EXPLORE, EXPLORING)
+            found = self._narrowed(explored, rng) or (start, explored)
+        start, way = found
+        self.path = self.sampler.path(self.kernels, self.task, start, way)
+        self.states = tuple(self.sampler.init(self.path, way, rng) for _ in self.keys)
+        self.infos, self.looking = (), False
+
+    def _from_earlier(self, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
+        """A near reference by way of an earlier posterior, widened since these data scatter in another way."""
+        if self.earlier is None:
+            return None
+        wide = fitted_start(self.earlier, groups_of(self.model), rng, EARLIER_WIDER)
+        found = self._cooled(wide, REPEAT, REPEATING)
+        return self._narrowed(found, rng) if barrier_of(found) < NEAR_EARLIER else None
+
+    def _narrowed(self, way: Cooling, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
+        """A mixture fitted to the particles near the posterior and the way from there, if it is short."""
+        if not len(self.task.tables):
+            return None
+        fitted = fitted_start(way.warm, groups_of(self.model), rng)
+        found = self._cooled(fitted, NARROW, NARROWING)
+        return (fitted, found) if barrier_of(found) < NEAR else None
+
+    def _cooled(self, start: Start, size: tuple[int, int], number: int) -> Cooling:
+        return cooled(self.kernels, self.task, start, size, self.keys[0], number, generator(self.keys[0], number))
+
+    @property
+    def cost(self) -> int:
+        """Roughly how long a sweep takes, for putting long jobs first."""
+        return (1 + len(self.task.tables)) * self.task.x.size * (len(self.path.betas) if self.states else 1)
+
+    def step(self, chain: int, length: int) -> tuple[State, Info]:
+        """One round of one chain."""
+        return self.sampler.step(self.path, self.states[chain], self.keys[chain], length)
+
+    def take(self, results: Sequence[tuple[State, Info]]) -> None:
+        """Take in what a round gave, and work out the evidence so far."""
+        infos = [info for _, info in results]
+        self.states = tuple(state for state, _ in results)
+        self.infos = tuple(a.joined(b) for a, b in zip(self.infos, infos, strict=True)) if self.infos else tuple(infos)
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Evidence by both estimators."""
+        share = self.length * len(self.infos) / sum(info.n_drawn for info in self.infos)
+        drawn = sum(info.n_drawn for info in self.infos)
+        self.ladder = _over_prior(self.sampler.evidence(self.path, self.infos), self.path.start, share, drawn)
+        if len(self.task.tables):
+            self.bridge = self._bridged()
+
+    def _bridged(self) -> Evidence:
+        """Bennett's ratio between draws of the posterior and of a mixture fitted to the other half of the chains.
+
+        Meng and Wong, Statistica Sinica 6, 831 (1996); fit and estimate must not share draws. A single step has no gap
+        to speak of.
+        """
+        half = len(self.infos) // 2
+        thin = 1 + self.length * half // MOST_BRIDGED
+        rng, groups = generator(self.keys[0], 2 + self.states[0].number), groups_of(self.model)
+        found = []
+        for fit, use in ((self.infos[:half], self.infos[half:]), (self.infos[half:], self.infos[:half])):
+            start = fitted_start(np.concatenate([info.samples for info in fit]), groups, rng)
+            upper = np.stack([info.samples[::thin] for info in use])
+            shape = upper.shape[:2]
+            draws, drawn = start.draws(shape[0] * shape[1], rng)
+            z = np.concatenate([draws, upper.reshape(-1, draws.shape[1])])
+            energies = energies_of(self.kernels, self.task, start, z).reshape(2, *shape)
+            ratio = evidence(np.array([0.0, 1.0]), list(np.moveaxis(energies, 0, 2)))
+            found.append(_over_prior(ratio, start, len(draws) / drawn, drawn))
+        return Evidence(
+            0.5 * (found[0].log_z + found[1].log_z),
+            max(0.5 * math.hypot(found[0].error, found[1].error), 0.5 * abs(found[0].log_z - found[1].log_z)),
+            0.0,
+        )
+
+    @property
+    def shares(self) -> Array:
+        """Share of each chain's draws in the posterior."""
+        return np.ones(1) if self.looking else self.sampler.shares(self.path, self.infos)
+
+    @property
+    def evidence(self) -> Evidence:
+        """The surer of the two."""
+        return min(self.ladder, self.bridge, key=lambda found: found.error)
+
+    @property
+    def length(self) -> int:
+        """Sweeps so far."""
+        return len(self.infos[0].energies)
+
+    @property
+    def unsure(self) -> bool:
+        """Whether the evidence is less sure than wanted, or the chains have not been to and fro or disagree."""
+        few_trips = self.sampler.swaps and 2 * sum(info.round_trips for info in self.infos) < len(self.infos)
+        return self.evidence.error > self.settings.error or few_trips or self.disagreement > WORST_R_HAT
+
+    @property
+    def disagreement(self) -> float:
+        """Split R-hat of the chains' misfit."""
+        return split_r_hat(np.stack([info.misfit for info in self.infos]))
+
+    @property
+    def wanted(self) -> int:
+        """How many more sweeps should make it sure: no fewer than half and no more than twice as many as there are."""
+        ratio = self.evidence.error / self.settings.error
+        factor = min(max(ratio**2 - 1.0, 0.5), 2.0) if ratio < 2.0 else 2.0
+        return min(int(self.length * factor), self.settings.longest - self.length)
+
+    @property
+    def standing(self) -> Standing:
+        """What is kept to go on later."""
+        return Standing(self.path.start, self.path.betas, self.states, self.infos)
+
+    def resume(self, standing: Standing) -> None:
+        """Go on where another job of the same question stood."""
+        self.states, self.infos = standing.states, standing.infos
+        self.path = Path(self.kernels, self.task, standing.start, standing.betas, standing.states[0].steps)
+        self.weigh()
+
+
+def _over_prior(ratio: Evidence, start: Start, share: float, drawn: float) -> Evidence:
+    """Evidence over the prior's from that over a reference whose draws in order are a share of all."""
+    error = math.sqrt(ratio.error**2 + (1.0 - share) / (share * drawn))
+    return ratio._replace(log_z=ratio.log_z + start.log_labels + math.log(share), error=error)
+
+
+def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, executor: Executor, looks: bool) -> Iterator[None]:
+    """Sample all models of some questions, (model, chain) side by side; yields whenever there is a new answer.
+
+    Each question is a list of models to choose from: those in question go on until they are sure or time is up. The
+    number of threads changes no result. With `looks` the first answer is that of a few particles.
+    """
+    begun = time.perf_counter()
+    jobs = sorted((job for question in questions for job in question), key=lambda job: -job.cost)
+    new = [job for job in jobs if not job.states]
+    if new and looks:
+        list(executor.map(Job.look, new))
+        yield
+    list(executor.map(Job.prepare, new))
+    work = [(job, settings.sweeps) for job in new] or _unsure(questions)
+    while work:
+        _round(work, executor)
+        yield
+        spent = time.perf_counter() - begun
+        work = _unsure(questions) if settings.budget is None or spent < settings.budget else []
+
+
+def _unsure(questions: Sequence[Sequence[Job]]) -> list[tuple[Job, int]]:
+    """Jobs that have to go on, and how many sweeps."""
+    unsure = [job for question in questions for job in _in_question(question) if job.unsure]
+    return [(job, job.wanted) for job in unsure if job.wanted > 0]
+
+
+def _round(work: Sequence[tuple[Job, int]], executor: Executor) -> None:
+    """Run all chains of some (job, sweeps), and let each job take what its chains gave."""
+    first = sorted(work, key=lambda entry: -entry[0].cost * entry[1])
+    entries = [(job, chain, length) for job, length in first for chain in range(job.settings.chains)]
+    results = list(executor.map(lambda entry: entry[0].step(*entry[1:]), entries))
+    given = [[r for r, entry in zip(results, entries, strict=True) if entry[0] is job] for job, _ in work]
+    list(executor.map(Job.take, (job for job, _ in work), given))
+
+
+def _in_question(question: Sequence[Job]) -> list[Job]:
+    """Models whose evidence is not far below the best of the question."""
+    score = np.array([job.evidence.log_z - float(job.task.constant[0]) for job in question])
+    margin = IN_QUESTION + 5.0 * np.array([job.evidence.error for job in question])
+    return [job for job, s, m in zip(question, score, margin, strict=True) if s > score.max() - m]

@@ -1,0 +1,63 @@
+"""Sequential Monte Carlo as a sampler of its own: every chain is an independent cloud of particles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bluesky_bayes.cooling import SWEEPS, Cooling, cooled
+from bluesky_bayes.dataset import Array
+from bluesky_bayes.evidence import Evidence, log_mean_exp
+from bluesky_bayes.kernels.task import Task
+from bluesky_bayes.reference import Start
+from bluesky_bayes.sampler import Info, Path, State, generator
+
+STREAMS = 1000
+
+
+class SequentialMonteCarlo:
+    """Clouds at temperatures that a first cloud found, so that each estimate of the evidence is unbiased."""
+
+    name, swaps = "smc", False
+
+    def path(self, kernels: Any, task: Task, start: Start, cooling: Cooling) -> Path:
+        """Temperatures and steps of the first cloud."""
+        return Path(kernels, task, start, cooling.betas, cooling.steps)
+
+    def init(self, path: Path, cooling: Cooling, rng: np.random.Generator) -> State:
+        """Nothing but a beginning: particles are drawn in each round."""
+        return State(np.empty((0, len(path.task.tables))), path.steps, 0)
+
+    def step(self, path: Path, state: State, key: npt.NDArray[np.uint64], length: int) -> tuple[State, Info]:
+        """A new cloud of about `length` particles."""
+        rng = generator(key, 1 + state.number)
+        size = (max(-(-length // SWEEPS), 2), SWEEPS)
+        number = STREAMS * (1 + state.number)
+        found = cooled(
+            path.kernels, path.task, path.start, size, key, number, rng, path.betas.copy(), path.steps.copy()
+        )
+        info = Info(
+            found.energies.T.copy(), found.misfit[-1], found.clouds[-1], np.zeros(path.betas.size - 1),
+            found.acceptance[None], 0, 0.0, found.n_drawn,
+        )  # fmt: skip
+        return state._replace(number=state.number + 1), info
+
+    def shares(self, path: Path, infos: Sequence[Info]) -> Array:
+        """By the evidence that each cloud found."""
+        log_z = log_z_of(path.betas, infos)
+        weights = np.exp(log_z - log_z.max())
+        return np.asarray(weights / weights.sum())
+
+    def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
+        """Mean of the clouds' evidence, its error from their scatter."""
+        scatter = float(np.std(self.shares(path, infos), ddof=1)) * math.sqrt(len(infos))
+        return Evidence(float(log_mean_exp(log_z_of(path.betas, infos))), scatter, 0.0)
+
+
+def log_z_of(betas: Array, infos: Sequence[Info]) -> Array:
+    """Log evidence over the reference's by each cloud."""
+    return np.array([log_mean_exp(-np.diff(betas) * info.energies[:, :-1]).sum() for info in infos])

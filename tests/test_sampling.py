@@ -1,0 +1,168 @@
+"""Precision on demand, going on, two samplers and two estimators: each against what is known."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from problems import (
+    BOX_LOG_Z,
+    NAGATA_FREE_ENERGY,
+    NAGATA_NORMALISER,
+    box,
+    nagata_2012,
+    nagata_candidates,
+    ten_peaks,
+)
+
+from bluesky_bayes import Dataset, Gaussian, Selection, jobs, select, select_iter, select_many
+from bluesky_bayes.families import peaks
+from bluesky_bayes.jobs import SAMPLERS
+
+KNOWN = Gaussian(0.1)
+
+
+def rocking_curve(seed: int, shift: float = 0.0) -> Dataset:
+    """One peak, known noise."""
+    x = np.linspace(-3, 3, 121)
+    noise = 0.1 * np.random.default_rng(seed).standard_normal(x.size)
+    return Dataset(x, 0.3 + 2.0 * np.exp(-0.5 * ((x - shift) / 0.4) ** 2) + noise)
+
+
+def same(a: Selection, b: Selection) -> bool:
+    """Whether two answers hold the same bits."""
+    return np.array_equal(a.log_evidence, b.log_evidence) and all(
+        np.array_equal(p.draws[name], q.draws[name])
+        for p, q in zip(a.posteriors, b.posteriors, strict=True)
+        for name in p.draws
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_sequential_monte_carlo_finds_the_evidence_of_peaks_in_a_box(count: int) -> None:
+    selection = select(*box(count), KNOWN, seed=1, sampler="smc")
+    assert selection.sampler == "smc"
+    assert any("sequential Monte Carlo" in note for note in selection.notes)
+    assert selection.trustworthy, selection.warnings
+    assert selection.log_evidence_error[0] <= 0.1
+    assert abs(selection.log_evidence[0] - BOX_LOG_Z[count]) < 4 * math.hypot(selection.log_evidence_error[0], 0.007)
+
+
+def test_both_samplers_agree_on_ten_peaks() -> None:
+    found = [select(*ten_peaks(), KNOWN, seed=2, error=0.15, sampler=name) for name in ("exchange", "smc")]
+    log_z, errors = (np.array([getattr(s, name)[0] for s in found]) for name in ("log_evidence", "log_evidence_error"))
+    assert np.all(errors < 0.25)
+    assert abs(log_z[1] - log_z[0]) < 0.3 + 2.0 * math.hypot(*errors)
+
+
+def test_particles_alone_from_the_prior_are_within_their_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a mixture near the posterior the clouds go all the way."""
+    monkeypatch.setattr(jobs, "NEAR", 0.0)
+    selection = select(nagata_2012(), nagata_candidates(range(1, 4)), KNOWN, seed=0, sampler="smc")
+    for posterior, free_energy in zip(selection.posteriors, NAGATA_FREE_ENERGY.values(), strict=False):
+        log_z, error = posterior.diagnostics.ladder
+        assert error < 0.6
+        assert abs(log_z + free_energy + NAGATA_NORMALISER) < 4 * math.hypot(error, 0.02)
+
+
+def test_a_smaller_error_is_reached_when_it_is_wanted() -> None:
+    data, candidates = nagata_2012(), nagata_candidates(range(3, 5))
+    coarse = select(data, candidates, KNOWN, seed=0, error=1.0)
+    fine = select(data, candidates, KNOWN, seed=0, error=0.04)
+    assert fine.log_evidence_error.max() <= 0.04 < coarse.log_evidence_error.max()
+    with pytest.raises(ValueError, match="error must be positive"):
+        select(data, candidates, KNOWN, error=-1.0)
+
+
+def test_time_that_is_up_ends_the_rounds() -> None:
+    selection = select(nagata_2012(), nagata_candidates(range(3, 5)), KNOWN, error=0.001, budget=0.01)
+    assert len(selection.standings[0].infos[0].misfit) == selection.settings.sweeps
+    with pytest.raises(ValueError, match="budget must be a positive number of seconds"):
+        select(nagata_2012(), nagata_candidates(range(1)), KNOWN, budget=-1.0)
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_an_answer_goes_on_where_it_stood_also_after_it_was_saved(sampler: str, tmp_path: Path) -> None:
+    data, candidates = nagata_2012(), nagata_candidates(range(3, 4))
+    first = select(data, candidates, KNOWN, seed=3, error=1.0, sampler=sampler)
+    first.save(tmp_path / "answer.nc")
+    better = first.refine(0.012)
+    again = Selection.load(tmp_path / "answer.nc").refine(0.012, threads=1)
+    assert better.log_evidence_error.max() <= 0.012 < first.log_evidence_error.max()
+    assert same(better, again)
+    for before, after in zip(first.standings, better.standings, strict=True):
+        np.testing.assert_array_equal(after.infos[0].misfit[: len(before.infos[0].misfit)], before.infos[0].misfit)
+    assert same(better.refine(1.0), better)
+    with pytest.raises(ValueError, match="came without its chains"):
+        next(select_iter(data, candidates, KNOWN)).refine()
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_threads_and_company_change_no_bit(sampler: str) -> None:
+    data = [rocking_curve(seed) for seed in range(4)]
+    candidates = peaks(counts=range(0, 3))
+    alone = [select(d, candidates, KNOWN, seed=5, sampler=sampler, threads=1) for d in data]
+    together = select_many(data, candidates, KNOWN, seed=5, sampler=sampler, threads=2)
+    assert all(same(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_an_answer_grows_from_a_first_look_to_what_select_gives() -> None:
+    data, candidates = nagata_2012(), nagata_candidates(range(0, 4))
+    answers = list(select_iter(data, candidates, KNOWN, seed=1, error=0.02))
+    look, last = answers[0], answers[-1]
+    assert not look.trustworthy
+    assert "first look" in look.verdict
+    assert all(p.diagnostics.look for p in look.posteriors)
+    gaps = np.abs(look.log_evidence - last.log_evidence)
+    assert np.all(gaps < 5 * np.hypot(look.log_evidence_error, last.log_evidence_error) + 1e-3)
+    assert all(b.log_evidence_error.max() <= a.log_evidence_error.max() for a, b in pairwise(answers))
+    assert same(last, select(data, candidates, KNOWN, seed=1, error=0.02))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.02, 0.5])
+def test_an_earlier_answer_shortens_the_way_and_leaves_the_evidence(shift: float) -> None:
+    """The next scan of a series, and one that has nothing to do with the last."""
+    candidates = peaks(counts=range(0, 3))
+    before = select(rocking_curve(1), candidates, KNOWN, seed=0)
+    data = rocking_curve(2, shift)
+    cold, warm = (select(data, candidates, KNOWN, seed=seed, start=start) for seed, start in ((1, None), (2, before)))
+    errors = np.hypot(cold.log_evidence_error, warm.log_evidence_error)
+    assert np.all(np.abs(warm.log_evidence - cold.log_evidence) < 4 * errors + 1e-3)
+    assert warm.trustworthy, warm.warnings
+
+
+def test_an_earlier_answer_leaves_the_evidence_of_the_oracles() -> None:
+    data, noise = nagata_2012(), np.random.default_rng(4).standard_normal(301)
+    other = Dataset(data.x, data.y + 0.05 * noise)
+    candidates = nagata_candidates(range(1, 5))
+    before = select(other, candidates, Gaussian(0.112), seed=0)
+    warm = select(data, candidates, KNOWN, seed=1, start=before)
+    expected = [-NAGATA_FREE_ENERGY[k] - NAGATA_NORMALISER for k in range(1, 5)]
+    errors = np.hypot(warm.log_evidence_error, [0.01, 0.01, 0.02, 0.1])
+    assert np.all(np.abs(warm.log_evidence - expected) < 4 * errors)
+
+
+def test_both_estimates_are_kept_and_the_surer_one_is_reported() -> None:
+    selection = select(nagata_2012(), nagata_candidates(range(2, 4)), KNOWN, seed=0)
+    for posterior in selection.posteriors:
+        diagnostics = posterior.diagnostics
+        assert diagnostics.bridge is not None
+        best = min(diagnostics.ladder, diagnostics.bridge, key=lambda estimate: estimate[1])
+        assert (posterior.log_evidence, posterior.log_evidence_error) == pytest.approx(best)
+        assert not diagnostics.estimates_differ
+
+
+def test_the_bridges_error_notices_where_no_mixture_fits() -> None:
+    """Over-fitted models: the bridge scatters more than the ladder, and its stated errors say so."""
+    deviations, stated = [], {3: [], 5: []}  # type: ignore[var-annotated]
+    for seed in range(5):
+        selection = select(nagata_2012(), nagata_candidates(range(3, 6, 2)), KNOWN, seed=seed, error=1.0)
+        for count, posterior in zip((3, 5), selection.posteriors, strict=True):
+            bridge = posterior.diagnostics.bridge
+            assert bridge is not None
+            stated[count].append(bridge[1])
+            if count == 5:
+                deviations.append((bridge[0] + 174.31 + NAGATA_NORMALISER) / bridge[1])
+    assert min(stated[5]) > 1.5 * max(stated[3])
+    assert np.sqrt(np.mean(np.square(deviations))) < 2.0
