@@ -13,6 +13,8 @@ from bluesky_bayes.priors import Prior
 
 SIGMA = "noise_sigma"
 """Name of the parameter that holds an unknown noise's standard deviation."""
+NEARLY = 0.05
+"""How far from a whole number a scaled count may be."""
 
 
 class _Additive:
@@ -117,18 +119,60 @@ class Poisson:
     ----------
     exposure : float or (n,) array_like, optional
         Counting time or monitor of each point; the data's own exposure by default, else 1.
+    scale : float or (n,) array_like
+        What one event adds to y: the gain of a detector; for rates, one over each point's counting time. The model
+        stays in the unit of y, and the evidence is that of the counts ``y / scale``, which must be whole numbers.
+
+    Raises
+    ------
+    ValueError
+        When `exposure` or `scale` is not positive.
     """
 
     exposure: float | Array | None = None
+    scale: float | Array = 1.0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.exposure is not None:
             object.__setattr__(self, "exposure", _positive(self.exposure, "exposure of Poisson noise"))
+        object.__setattr__(self, "scale", _positive(self.scale, "scale of Poisson noise"))
+
+    @property
+    def scaled(self) -> bool:
+        """Whether y are multiples of counts."""
+        return bool(np.any(np.not_equal(self.scale, 1.0)))
+
+    def counts(self, data: Dataset) -> Array:
+        """Numbers of events, (n,).
+
+        Raises
+        ------
+        ValueError
+            When y are not counts, or not whole multiples of `scale` to within what rounding of either explains.
+        """
+        name = repr(data.origin.y)
+        if not self.scaled:
+            check_counts(data.y, name)
+            return data.y
+        events = data.y / self.scale
+        whole: Array = np.rint(events)
+        bad = np.flatnonzero((whole < 0) | (np.abs(events - whole) > NEARLY))
+        if bad.size:
+            raise ValueError(
+                f"y ({name}) divided by the scale of the Poisson noise is not counts: {bad.size} of {data.n} values "
+                f"are negative or not whole, the first is {events[bad[0]]:.8g}; give the scale with all its digits "
+                "(y = scale * counts), or use Gaussian noise"
+            )
+        return whole
 
     def __str__(self) -> str:
         """In words."""
-        return "Poisson noise"
+        if not self.scaled:
+            return "Poisson noise"
+        if isinstance(self.scale, float):
+            return f"Poisson noise, y = {self.scale:.8g} * counts"
+        return "Poisson noise, y = scale * counts, scale given for each point"
 
 
 Noise: TypeAlias = Gaussian | StudentT | Poisson
@@ -147,9 +191,10 @@ def noise_for(data: Dataset, noise: Noise | None) -> Noise:
             return Gaussian(data.sigma)
         return Poisson(data.exposure) if data.counts else Gaussian()
     if isinstance(noise, Poisson):
-        check_counts(data.y, repr(data.origin.y))
-        noise = Poisson(data.exposure) if noise.exposure is None else noise
+        noise = replace(noise, exposure=data.exposure) if noise.exposure is None else noise
         _check_length(noise.exposure, data, "exposure")
+        _check_length(noise.scale, data, "scale")
+        noise.counts(data)
         return noise
     if isinstance(noise, StudentT) and noise.sigma is None and noise.prior is None:
         noise = replace(noise, sigma=data.sigma)

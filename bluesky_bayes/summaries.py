@@ -9,7 +9,7 @@ import numpy as np
 
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.evidence import split_r_hat
-from bluesky_bayes.kernels.task import POISSON, Task, new_scratch, new_state
+from bluesky_bayes.kernels.task import Task, new_scratch, new_state
 from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Noise, Poisson, StudentT
 from bluesky_bayes.posterior import Diagnostics, Fit, Posterior
@@ -66,11 +66,11 @@ def fit_of(job: Job, z: Array, data: Dataset, noise: Noise, block: Block, seed: 
         max(20, min(MOST_CURVES, CURVE_POINTS // n)),
     )
     rates, terms = curves_of(job.kernels, job.task, flat)
-    exposure = block.weight if block.kind == POISSON else np.ones(n)
+    exposure = block.weight * noise.scale if isinstance(noise, Poisson) else np.ones(n)
     curves = rates[:, :n] * block.scale * exposure
     mean = curves.mean(axis=0)
     low, high = np.quantile(curves, (0.025, 0.975), axis=0)
-    spread = noise_of(job.task, flat, block, mean)
+    spread = noise_of(job.task, flat, block, noise, mean)
     fit = Fit(
         mean=mean,
         low=low,
@@ -101,10 +101,11 @@ def curves_of(kernels: Any, task: Task, z: Array) -> tuple[Array, list[Array]]:
     return total, terms
 
 
-def noise_of(task: Task, z: Array, block: Block, mean: Array) -> Array:
+def noise_of(task: Task, z: Array, block: Block, noise: Noise, mean: Array) -> Array:
     """Standard deviation of each point in the unit of y; of Student-t noise its sigma."""
-    if block.kind == POISSON:
-        return np.sqrt(np.maximum(mean, 1e-9))
+    if isinstance(noise, Poisson):
+        counts: Array = np.maximum(mean / noise.scale, 1e-9)
+        return noise.scale * np.sqrt(counts)
     if block.unknown:
         j = int(task.noise_parameter[0])
         sigma = float(np.mean(at_quantile(task.tables[j], z[:, j])))
@@ -123,9 +124,9 @@ def predictive_probability(y: Array, curves: Array, spread: Array, noise: Noise,
     from scipy import special
 
     if isinstance(noise, Poisson):
-        mu = np.maximum(curves, 1e-9)
+        mu = np.maximum(curves / noise.scale, 1e-9)
         replica = rng.poisson(mu).astype(np.float64)
-        return float(np.mean(_deviance(replica, mu) >= _deviance(y, mu)))
+        return float(np.mean(_deviance(replica, mu) >= _deviance(np.rint(y / noise.scale), mu)))
     residual = (y - curves) / spread
     if not noise.known:
         score = residual / (1.0 + residual**2 / noise.dof) if isinstance(noise, StudentT) else residual

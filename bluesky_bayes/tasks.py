@@ -62,8 +62,9 @@ def make_block(data: Dataset, noise: Noise, movable: bool) -> Block:
         exposure = np.broadcast_to(
             np.asarray(1.0 if noise.exposure is None else noise.exposure, dtype=np.float64), data.y.shape
         )
-        inverse_y = 1.0 / np.where(data.y > 0, data.y, 1.0)
-        return Block(origin, 1.0, x, data.y, exposure, inverse_y, _poisson_constant(data.y), POISSON, False)
+        y = noise.counts(data)
+        inverse_y = 1.0 / np.where(y > 0, y, 1.0)
+        return Block(origin, 1.0, x, y, exposure / noise.scale, inverse_y, _poisson_constant(y), POISSON, False)
     kind, dof = (STUDENT_T, noise.dof) if isinstance(noise, StudentT) else (GAUSSIAN, 1.0)
     constant = data.n * (HALF_LOG_2PI if kind == GAUSSIAN else _student_t_constant(dof))
     if noise.sigma is None:

@@ -9,7 +9,7 @@ import pytest
 from problems import UNIT_NOISE
 from scipy import integrate, special, stats
 
-from bluesky_bayes import Analysis, Candidates, Dataset, Gaussian, Model, Selection, StudentT, select
+from bluesky_bayes import Analysis, Candidates, Dataset, Gaussian, Model, Poisson, Selection, StudentT, select
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.families import peaks
 from bluesky_bayes.kernels import build
@@ -194,6 +194,10 @@ def test_student_t_noise_that_is_none_is_refused(arguments: dict[str, Any], sent
         Gaussian(np.array([0.1, 0.2])),
         StudentT(0.1),
         StudentT(dof=3.0, prior=stats.loguniform(0.01, 1.0)),
+        Poisson(),
+        Poisson(2.0),
+        Poisson(scale=1.0427),
+        Poisson(np.array([1.0, 2.0]), np.array([0.5, 0.25])),
     ],
     ids=str,
 )
@@ -211,3 +215,76 @@ def test_a_recipe_names_the_noises_that_there_are() -> None:
         Analysis.from_table({"candidates": {"family": "peaks"}, "noise": {"kind": "cauchy"}})
     with pytest.raises(ValueError, match="unknown entry 'scatter'; it may have sigma, dof, prior"):
         Analysis.from_table({"candidates": {"family": "peaks"}, "noise": {"kind": "student-t", "scatter": 1}})
+
+
+@pytest.mark.parametrize(("mean", "single"), [(0.3, True), (1e4, True), (1e6, False)])
+def test_counts_few_and_many_have_the_log_likelihood_of_scipy(mean: float, single: bool) -> None:
+    """In float32 as far as it goes: to a hundredth of a nat beside the best fit."""
+    y = np.random.default_rng(3).poisson(mean, 200).astype(float)
+    data = Dataset(np.arange(200.0), y, counts=True)
+    noise, prior = noise_for(data, None), stats.norm(mean, 3 * math.sqrt(mean / 200))
+    (block,) = blocks_of([data], [noise], [])
+    assert single_precision_is_enough(block) is single
+    z = np.array([[-0.3], [0.0], [0.4]])
+    expected = [-np.sum(stats.poisson.logpmf(y, rate)) for rate in prior.ppf(stats.norm.cdf(z[:, 0]))]
+    np.testing.assert_allclose(energies(data, noise, z, single, prior), expected, rtol=0, atol=0.02)
+
+
+def test_zero_counts_need_a_prior_and_then_say_how_low_the_rate_is() -> None:
+    data = Dataset(np.arange(20.0), np.zeros(20), counts=True)
+    with pytest.raises(ValueError, match=r"y \('y'\) is 0 at all 20 points.*give priors="):
+        select(data, peaks(counts=[0]))
+    selection = select(data, level_alone(stats.expon(scale=10.0)), seed=0)
+    assert_log_evidence(selection, -math.log(1.0 + 20 * 10.0))
+    assert selection.best.parameters["level"].mean == pytest.approx(1 / 20.1, rel=0.1)
+
+
+@pytest.mark.parametrize("gain", [1.0, 2.5])
+def test_a_peak_among_few_counts_is_found_or_not_as_the_counts_allow(gain: float) -> None:
+    """Mean counts of 0.3 beside the peak: most points hold none."""
+    x = np.linspace(-3, 3, 121)
+    counts = np.random.default_rng(5).poisson(0.3 + 6.0 * np.exp(-0.5 * ((x - 0.5) / 0.2) ** 2)).astype(float)
+    selection = select(Dataset(x, gain * counts), peaks(counts=range(0, 4)), Poisson(scale=gain), seed=0)
+    assert selection.best.model.name == "1 peak"
+    assert selection.trustworthy
+    values = selection.best.parameters
+    assert abs(values["peak1.center"].mean - 0.5) < 4 * values["peak1.center"].sd
+    assert abs(values["peak1.amplitude"].mean / gain - 6.0) < 4 * values["peak1.amplitude"].sd / gain
+
+
+def test_the_scale_moves_the_units_and_nothing_else() -> None:
+    """Amplitudes follow the unit of y; evidence, and what else is said of the counts, stays."""
+    x = np.linspace(-1, 1, 61)
+    counts = np.random.default_rng(6).poisson(20 + 80 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
+    plain = select(Dataset(x, counts), peaks(counts=[1]), Poisson(), seed=0)
+    scaled = select(Dataset(x, 1.5 * counts), peaks(counts=[1]), Poisson(scale=1.5), seed=0)
+    error = math.hypot(plain.log_evidence_error[0], scaled.log_evidence_error[0])
+    assert abs(plain.log_evidence[0] - scaled.log_evidence[0]) < 4 * error
+    height = plain.best.parameters["peak1.amplitude"]
+    assert scaled.best.parameters["peak1.amplitude"].mean == pytest.approx(1.5 * height.mean, abs=0.3 * height.sd)
+    np.testing.assert_allclose(scaled.best.fit.residual, plain.best.fit.residual, atol=0.1)
+    assert scaled.best.diagnostics.p_fit == pytest.approx(plain.best.diagnostics.p_fit, abs=0.15)
+    assert "Poisson noise, y = 1.5 * counts" in scaled.notes
+
+
+@pytest.mark.parametrize(
+    ("y", "scale", "sentence"),
+    [
+        ([2.5, 5.0, 6.0], 2.5, r"1 of 3 values are negative or not whole, the first is 2.4; give the scale with all"),
+        ([2.5, 5.0, -2.5], 2.5, "1 of 3 values are negative or not whole, the first is -1;"),
+        ([2.5, 5.0, 7.5], [2.5, 2.5], "scale of the noise has 2 values for 3 points"),
+        ([2.5, 5.0, 7.5], 0.0, "scale of Poisson noise must be positive; got 0.0"),
+    ],
+)
+def test_what_is_no_multiple_of_counts_is_refused_in_a_sentence(y: list[float], scale: Any, sentence: str) -> None:
+    data = Dataset(np.arange(3.0), np.array(y))
+    with pytest.raises(ValueError, match=sentence):
+        select(data, peaks(counts=[0]), Poisson(scale=scale))
+
+
+def test_a_measured_spectrum_of_scaled_counts_is_taken_with_the_scale_that_its_users_know(data_folder: Path) -> None:
+    energy, y = np.loadtxt(data_folder / "xps" / "PET_C1s.csv", delimiter=",", skiprows=1).T
+    data = Dataset(energy, y)
+    counts = Poisson(scale=1.0427).counts(data)
+    assert counts[-1] == 311
+    np.testing.assert_allclose(1.0427 * counts, data.y, rtol=1e-4)
