@@ -2,8 +2,8 @@
 
 A shape pass works out a trial curve (one exponential a point), the trial residual and its weighted sum of squares; an
 amplitude pass the last two alone. The C is what gcc makes of plain loops, with the faster of two exponentials: glibc's
-vector library or a polynomial. Kernels and C run in turn on the same arrays, so that what else the machine does
-touches both alike.
+vector library or a polynomial. Kernels and C run in turn on the same arrays and are timed in processor time, so that
+what else the machine does touches both alike.
 """
 
 import argparse
@@ -184,7 +184,7 @@ def c_function(function: Any) -> Callable[..., float]:
 
 
 def times_of(functions: dict[str, Any], n: int, dtype: Any, repeats: int) -> dict[str, list[float]]:
-    """Nanoseconds a point of each function, in turn."""
+    """Nanoseconds of processor time a point of each function, in turn."""
     arrays = arrays_of(n, dtype)
     size, n_calls = arrays[0].size, max(20_000_000 // n, 1)
     times: dict[str, list[float]] = {name: [] for name in functions}

@@ -23,6 +23,7 @@ from typing import Any
 
 FAST_MATH = "{'reassoc', 'contract', 'arcp', 'nsz'}"
 IN_ORDER = "{'contract', 'arcp', 'nsz'}"
+"""For functions that round by adding a large number and taking it off again, which 'reassoc' would undo."""
 
 HEADER = """
 import math

@@ -231,6 +231,17 @@ def copy_points(source, s0, target, t0, n):
 
 
 @jit
+def sum_of_squares(weight, w0, residual, r0, n):
+    """Weighted sum of squares in float64."""
+    w, r = U64(w0), U64(r0)
+    total = 0.0
+    for i in range(U64(n)):
+        v = float(residual[r + i])
+        total += float(weight[w + i]) * v * v
+    return total
+
+
+@jit
 def log_sum(terms, at):
     """Logarithm of the sum of the exponentials of the `TERMS` numbers from `at`."""
     a = U64(at)
@@ -343,9 +354,11 @@ def rebuild(task, state, p, scratch):
     residual, curves = state.residual, state.curves
     for j in range(state.theta.shape[1]):
         state.theta[p, j] = quantile(task, j, state.z[p, j])
+    copy_points(task.y, 0, residual, p * n_points, n_points)
     for block in range(task.noise.size):
-        for i in range(task.block_start[block], task.block_start[block + 1]):
-            residual[p * n_points + i] = F(0) if task.noise[block] == POISSON else task.y[i]
+        if task.noise[block] == POISSON:
+            for i in range(task.block_start[block], task.block_start[block + 1]):
+                residual[p * n_points + i] = F(0)
     for term in range(task.term_kind.size):
         block = task.term_block[term]
         a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
@@ -354,14 +367,10 @@ def rebuild(task, state, p, scratch):
         amplitude = F(slot_value(task, state, task.slot_start[term], p, -1, 0.0))
         r0 = p * n_points + a
         amplitude_part(task, term, amplitude, residual, r0, curves, p * n_curves + c, scratch.residual)
-        for i in range(b - a):
-            residual[r0 + i] = scratch.residual[a + i]
+        copy_points(scratch.residual, a, residual, r0, b - a)
     for block in range(task.noise.size):
         a, b = task.block_start[block], task.block_start[block + 1]
-        square = 0.0
-        for i in range(a, b):
-            v = float(residual[p * n_points + i])
-            square += task.weight[i] * v * v
+        square = sum_of_squares(task.weight, a, residual, p * n_points + a, b - a)
         state.squares[p, block] = square
         state.parts[p, block] = block_part(task, state, block, square, residual, p * n_points + a, p, -1, 0.0)
     state.energy[p] = total_energy(task, state, state.parts, p, p, -1, 0.0)
