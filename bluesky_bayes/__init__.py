@@ -10,7 +10,7 @@ from bluesky_bayes.components import Component, Parameter, component
 from bluesky_bayes.dataset import Dataset
 from bluesky_bayes.inference import select, select_iter, select_many
 from bluesky_bayes.model import Model
-from bluesky_bayes.noise import Gaussian, Poisson
+from bluesky_bayes.noise import Gaussian, Poisson, StudentT
 from bluesky_bayes.posterior import Posterior
 from bluesky_bayes.sampler import Settings
 from bluesky_bayes.selection import Selection
@@ -27,6 +27,7 @@ __all__ = [
     "Posterior",
     "Selection",
     "Settings",
+    "StudentT",
     "component",
     "select",
     "select_iter",

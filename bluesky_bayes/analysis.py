@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Dataset
 from bluesky_bayes.inference import select
-from bluesky_bayes.noise import Gaussian, Noise, Poisson
+from bluesky_bayes.noise import Gaussian, Noise, Poisson, StudentT
 from bluesky_bayes.priors import from_table, to_table
 from bluesky_bayes.sampler import Settings
 from bluesky_bayes.selection import Selection
@@ -28,7 +30,7 @@ class Analysis:
     candidates : Candidates
     x, y : str or None
         Field names; left out, the run's hints say what was scanned and what was measured.
-    noise : Gaussian or Poisson, optional
+    noise : Gaussian, StudentT or Poisson, optional
         By default the data's own uncertainties where `sigma` names them, else Gaussian noise of unknown standard
         deviation. A run does not say that its y are counts: for counts give ``noise=Poisson()``.
     stream : str
@@ -163,30 +165,25 @@ def _candidates_from(table: Mapping[str, Any]) -> Candidates:
     return candidates
 
 
+_NOISES: dict[str, type[Noise]] = {"gaussian": Gaussian, "student-t": StudentT, "poisson": Poisson}
+
+
 def _noise_table(noise: Noise) -> dict[str, Any]:
-    kind = "gaussian" if isinstance(noise, Gaussian) else "poisson"
-    table: dict[str, Any] = {"kind": kind}
-    if isinstance(noise, Gaussian):
-        table |= {"sigma": _plain(noise.sigma)} if noise.sigma is not None else {}
-        table |= {"prior": to_table(noise.prior)} if noise.prior is not None else {}
-    elif noise.exposure is not None:
-        table["exposure"] = _plain(noise.exposure)
-    return table
+    kind = next(kind for kind, of in _NOISES.items() if isinstance(noise, of))
+    given = {f.name: v for f in fields(noise) if np.any((v := getattr(noise, f.name)) != f.default)}
+    return {"kind": kind} | {name: to_table(v) if name == "prior" else _plain(v) for name, v in given.items()}
 
 
 def _plain(values: Any) -> Any:
-    return values if isinstance(values, float) else [float(v) for v in values]
+    return float(values) if np.ndim(values) == 0 else [float(v) for v in values]
 
 
 def _noise_from(table: Mapping[str, Any]) -> Noise:
     options = dict(table)
     kind = options.pop("kind", None)
-    if kind == "poisson":
-        _check_keys("noise", options, ("exposure",))
-        return Poisson(**options)
-    if kind == "gaussian":
-        _check_keys("noise", options, ("sigma", "prior"))
-        if "prior" in options:
-            options["prior"] = from_table("noise_sigma", options["prior"])
-        return Gaussian(**options)
-    raise ValueError(f"recipe [noise] kind must be 'gaussian' or 'poisson'; got {kind!r}")
+    if kind not in _NOISES:
+        raise ValueError(f"recipe [noise] kind must be one of {', '.join(map(repr, _NOISES))}; got {kind!r}")
+    _check_keys("noise", options, tuple(f.name for f in fields(_NOISES[kind])))
+    if "prior" in options:
+        options["prior"] = from_table("noise_sigma", options["prior"])
+    return _NOISES[kind](**options)

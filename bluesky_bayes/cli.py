@@ -63,7 +63,8 @@ def analyse(
         str | None, typer.Option(help="constant, linear, quadratic, cubic or none; by default constant.")
     ] = None,
     noise: Annotated[
-        str | None, typer.Option(help="poisson, gaussian (its size unknown), or a number: its standard deviation.")
+        str | None,
+        typer.Option(help="poisson, gaussian or student-t (of unknown size), or a number: a standard deviation."),
     ] = None,
     subtract: Annotated[float | None, typer.Option(help="Taken off every y first: a dark level.")] = None,
     stream: Annotated[str | None, typer.Option(help="Stream that holds the fields; by default primary.")] = None,
@@ -198,12 +199,12 @@ def noise_from(text: str) -> dict[str, Any]:
     >>> noise_from("poisson"), noise_from("0.1")
     ({'kind': 'poisson'}, {'kind': 'gaussian', 'sigma': 0.1})
     """
-    if text in ("poisson", "gaussian"):
+    if text in ("poisson", "gaussian", "student-t"):
         return {"kind": text}
     try:
         return {"kind": "gaussian", "sigma": float(text)}
     except ValueError:
-        raise ValueError(f"--noise must be poisson, gaussian or a number; got {text!r}") from None
+        raise ValueError(f"--noise must be poisson, gaussian, student-t or a number; got {text!r}") from None
 
 
 def _analysis(

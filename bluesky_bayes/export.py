@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bluesky_bayes.dataset import Array
-from bluesky_bayes.noise import SIGMA, Noise, Poisson
+from bluesky_bayes.noise import SIGMA, Noise, Poisson, StudentT
 from bluesky_bayes.plots import term_curves
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def _measured(curves: Array, noise: Noise, draws: dict[str, Array], rng: np.rand
     """Curves with noise, (n_curves, n)."""
     if isinstance(noise, Poisson):
         exposure = 1.0 if noise.exposure is None else noise.exposure
-        return rng.poisson(np.maximum(curves, 0.0) * exposure).astype(np.float64)
+        return np.asarray(rng.poisson(np.maximum(curves, 0.0) * exposure / noise.scale) * noise.scale, dtype=np.float64)
     sigma = draws[SIGMA] if noise.sigma is None else noise.sigma
+    if isinstance(noise, StudentT):
+        return curves + sigma * rng.standard_t(noise.dof, curves.shape)
     return curves + sigma * rng.standard_normal(curves.shape)

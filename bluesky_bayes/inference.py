@@ -52,7 +52,7 @@ def select(
     data : Dataset
     candidates : Candidates
         From `bluesky_bayes.families` or made of your own models.
-    noise : Gaussian or Poisson, optional
+    noise : Gaussian, StudentT or Poisson, optional
         By default the data's own uncertainties, Poisson where the data are declared counts, else Gaussian noise of
         unknown standard deviation.
     seed : int

@@ -12,7 +12,7 @@ import numpy as np
 
 from bluesky_bayes.components import Component, Parameter
 from bluesky_bayes.dataset import Dataset
-from bluesky_bayes.noise import SIGMA, Gaussian, Noise, Poisson
+from bluesky_bayes.noise import SIGMA, Noise, Poisson
 from bluesky_bayes.priors import Prior, check_prior, describe, to_table
 
 
@@ -113,7 +113,7 @@ class Model:
     def resolved(self, data: Dataset, noise: Noise) -> Model:
         """The model with every prior filled in: defaults from the data's range, and the noise's own parameter."""
         priors = {name: p or default_prior(name, self.parameter(name), data, noise) for name, p in self.priors.items()}
-        if isinstance(noise, Gaussian) and not noise.known:
+        if not isinstance(noise, Poisson) and not noise.known:
             priors[SIGMA] = check_prior(SIGMA, noise.prior or default_noise_prior(data))
         middle = 0.5 * float(data.x.min() + data.x.max())
         return replace(self, priors=priors, terms=tuple(_centred(term, middle) for term in self.terms))
@@ -155,7 +155,7 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
     y = data.y / noise.exposure if isinstance(noise, Poisson) and noise.exposure is not None else data.y
     low, high, width = float(y.min()), float(y.max()), float(np.ptp(data.x))
     height = high - low
-    if height == 0 and isinstance(noise, Gaussian) and noise.known:
+    if height == 0 and not isinstance(noise, Poisson) and noise.known:
         height = float(np.median(np.asarray(noise.sigma)))
     if height == 0:
         raise ValueError(
@@ -164,7 +164,7 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
         )
     base = name.rsplit(".", 1)[-1]
     if base == "constant":
-        floor = 0.0 if data.counts or not isinstance(noise, Gaussian) else low - 0.5 * height
+        floor = 0.0 if data.counts or isinstance(noise, Poisson) else low - 0.5 * height
         return stats.uniform(floor, high + 0.5 * height - floor)
     if base == "fraction":
         return stats.uniform(0.0, 1.0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -12,10 +13,42 @@ from bluesky_bayes.priors import Prior
 
 SIGMA = "noise_sigma"
 """Name of the parameter that holds an unknown noise's standard deviation."""
+NEARLY = 0.05
+"""How far from a whole number a scaled count may be."""
+
+
+class _Additive:
+    """Noise that is added to the model, of known or unknown size: what Gaussian and Student-t noise share."""
+
+    name: ClassVar[str]
+    size: ClassVar[str]
+    sigma: float | Array | None
+    prior: Prior | None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.sigma is None:
+            return
+        if self.prior is not None:
+            raise ValueError(f"{self.name} noise takes a known sigma or a prior for an unknown one, not both")
+        object.__setattr__(self, "sigma", _positive(self.sigma, f"sigma of {self.name} noise"))
+
+    @property
+    def known(self) -> bool:
+        """Whether sigma is given."""
+        return self.sigma is not None
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.sigma is None:
+            return f"{self.name} noise of unknown {self.size}"
+        if isinstance(self.sigma, float):
+            return f"{self.name} noise, sigma = {self.sigma:g}"
+        return f"{self.name} noise, sigma given for each point"
 
 
 @dataclass(frozen=True, eq=False)
-class Gaussian:
+class Gaussian(_Additive):
     """Normal noise of known or unknown standard deviation.
 
     Parameters
@@ -33,32 +66,49 @@ class Gaussian:
         When `sigma` is not positive.
     """
 
+    name: ClassVar[str] = "Gaussian"
+    size: ClassVar[str] = "standard deviation"
     sigma: float | Array | None = None
+    prior: Prior | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class StudentT(_Additive):
+    """Noise with heavy tails, for data with outliers: (y - model) / sigma follows Student's t distribution.
+
+    Parameters
+    ----------
+    sigma : float or (n,) array_like, optional
+        Scale in the unit of y, one number or one a point: the standard deviation that most points seem to have. Left
+        out, it is the data's own uncertainties where they carry some, else unknown: one number, inferred with the
+        model.
+    dof : float
+        Degrees of freedom. The fewer, the heavier the tails: 1 is Cauchy's distribution, 30 is nearly normal.
+    prior : frozen scipy.stats distribution, optional
+        Prior of an unknown scale, which is unknown then also where the data carry uncertainties. By default
+        log-uniform from a millionth of to twice the standard deviation of y.
+
+    Raises
+    ------
+    ValueError
+        When `sigma` or `dof` is not positive.
+    """
+
+    name: ClassVar[str] = "Student-t"
+    size: ClassVar[str] = "scale"
+    sigma: float | Array | None = None
+    dof: float = 4.0
     prior: Prior | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.sigma is None:
-            return
-        if self.prior is not None:
-            raise ValueError("Gaussian noise takes a known sigma or a prior for an unknown one, not both")
-        sigma = np.array(self.sigma, dtype=np.float64)
-        if sigma.size == 0 or not np.all(np.isfinite(sigma) & (sigma > 0)):
-            raise ValueError(f"sigma of Gaussian noise must be positive; got {self.sigma}")
-        object.__setattr__(self, "sigma", float(sigma) if sigma.ndim == 0 else sigma)
-
-    @property
-    def known(self) -> bool:
-        """Whether the standard deviation is given."""
-        return self.sigma is not None
+        super().__post_init__()
+        if not (math.isfinite(self.dof) and self.dof > 0):
+            raise ValueError(f"dof of Student-t noise must be positive; got {self.dof}")
 
     def __str__(self) -> str:
         """In words."""
-        if self.sigma is None:
-            return "Gaussian noise of unknown standard deviation"
-        if isinstance(self.sigma, float):
-            return f"Gaussian noise, sigma = {self.sigma:g}"
-        return "Gaussian noise, sigma given for each point"
+        return f"{super().__str__()}, {self.dof:g} degrees of freedom"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,25 +119,63 @@ class Poisson:
     ----------
     exposure : float or (n,) array_like, optional
         Counting time or monitor of each point; the data's own exposure by default, else 1.
+    scale : float or (n,) array_like
+        What one event adds to y: the gain of a detector; for rates, one over each point's counting time. The model
+        stays in the unit of y, and the evidence is that of the counts ``y / scale``, which must be whole numbers.
+
+    Raises
+    ------
+    ValueError
+        When `exposure` or `scale` is not positive.
     """
 
     exposure: float | Array | None = None
+    scale: float | Array = 1.0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.exposure is None:
-            return
-        exposure = np.array(self.exposure, dtype=np.float64)
-        if exposure.size == 0 or not np.all(np.isfinite(exposure) & (exposure > 0)):
-            raise ValueError(f"exposure of Poisson noise must be positive; got {self.exposure}")
-        object.__setattr__(self, "exposure", float(exposure) if exposure.ndim == 0 else exposure)
+        if self.exposure is not None:
+            object.__setattr__(self, "exposure", _positive(self.exposure, "exposure of Poisson noise"))
+        object.__setattr__(self, "scale", _positive(self.scale, "scale of Poisson noise"))
+
+    @property
+    def scaled(self) -> bool:
+        """Whether y are multiples of counts."""
+        return bool(np.any(np.not_equal(self.scale, 1.0)))
+
+    def counts(self, data: Dataset) -> Array:
+        """Numbers of events, (n,).
+
+        Raises
+        ------
+        ValueError
+            When y are not counts, or not whole multiples of `scale` to within what rounding of either explains.
+        """
+        name = repr(data.origin.y)
+        if not self.scaled:
+            check_counts(data.y, name)
+            return data.y
+        events = data.y / self.scale
+        whole: Array = np.rint(events)
+        bad = np.flatnonzero((whole < 0) | (np.abs(events - whole) > NEARLY))
+        if bad.size:
+            raise ValueError(
+                f"y ({name}) divided by the scale of the Poisson noise is not counts: {bad.size} of {data.n} values "
+                f"are negative or not whole, the first is {events[bad[0]]:.8g}; give the scale with all its digits "
+                "(y = scale * counts), or use Gaussian noise"
+            )
+        return whole
 
     def __str__(self) -> str:
         """In words."""
-        return "Poisson noise"
+        if not self.scaled:
+            return "Poisson noise"
+        if isinstance(self.scale, float):
+            return f"Poisson noise, y = {self.scale:.8g} * counts"
+        return "Poisson noise, y = scale * counts, scale given for each point"
 
 
-Noise: TypeAlias = Gaussian | Poisson
+Noise: TypeAlias = Gaussian | StudentT | Poisson
 
 
 def noise_for(data: Dataset, noise: Noise | None) -> Noise:
@@ -103,12 +191,22 @@ def noise_for(data: Dataset, noise: Noise | None) -> Noise:
             return Gaussian(data.sigma)
         return Poisson(data.exposure) if data.counts else Gaussian()
     if isinstance(noise, Poisson):
-        check_counts(data.y, repr(data.origin.y))
-        noise = Poisson(data.exposure) if noise.exposure is None else noise
+        noise = replace(noise, exposure=data.exposure) if noise.exposure is None else noise
         _check_length(noise.exposure, data, "exposure")
-    else:
-        _check_length(noise.sigma, data, "sigma")
+        _check_length(noise.scale, data, "scale")
+        noise.counts(data)
+        return noise
+    if isinstance(noise, StudentT) and noise.sigma is None and noise.prior is None:
+        noise = replace(noise, sigma=data.sigma)
+    _check_length(noise.sigma, data, "sigma")
     return noise
+
+
+def _positive(values: Any, name: str) -> float | Array:
+    numbers = np.array(values, dtype=np.float64)
+    if numbers.size == 0 or not np.all(np.isfinite(numbers) & (numbers > 0)):
+        raise ValueError(f"{name} must be positive; got {values}")
+    return float(numbers) if numbers.ndim == 0 else numbers
 
 
 def _check_length(values: Any, data: Dataset, name: str) -> None:

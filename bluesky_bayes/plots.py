@@ -75,10 +75,10 @@ def plot_selection(selection: Selection) -> Figure:
 
 
 def point_errors(selection: Selection) -> Array:
-    """Error bar of each point, (n,): sqrt(y) for counts, else the noise's sigma, known or inferred."""
+    """Error bar of each point, (n,): that of its counts, else the noise's sigma, known or inferred."""
     data, noise = selection.data, selection.noise
     if isinstance(noise, Poisson):
-        return np.sqrt(data.y)
+        return noise.scale * np.sqrt(noise.counts(data))
     sigma = selection.best.parameters[SIGMA].median if noise.sigma is None else noise.sigma
     return np.broadcast_to(np.asarray(sigma, dtype=np.float64), data.y.shape)
 

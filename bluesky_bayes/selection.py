@@ -33,7 +33,7 @@ class Selection:
     Attributes
     ----------
     data : Dataset
-    noise : Gaussian or Poisson
+    noise : Gaussian, StudentT or Poisson
     posteriors : tuple of Posterior
     prior_probabilities : (n_models,) float64
     seed : int

@@ -25,7 +25,7 @@ from bluesky_bayes.components import Component, Parameter, PlainFunction
 from bluesky_bayes.dataset import Array, Dataset, Origin
 from bluesky_bayes.jobs import Standing
 from bluesky_bayes.model import Model, Slot, Term
-from bluesky_bayes.noise import SIGMA, Gaussian, Noise, Poisson
+from bluesky_bayes.noise import SIGMA, Gaussian, Noise, Poisson, StudentT
 from bluesky_bayes.posterior import Diagnostics, Fit, Posterior
 from bluesky_bayes.priors import Prior, from_table, to_table
 from bluesky_bayes.reference import Start
@@ -42,7 +42,7 @@ Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 MARK, FORMAT = "bluesky_bayes_selection", 1
 """The attribute that marks a file as a selection, and the number of this format, which is its value."""
 
-NOISES: dict[str, type[Noise]] = {"gaussian": Gaussian, "poisson": Poisson}
+NOISES: dict[str, type[Noise]] = {"gaussian": Gaussian, "student-t": StudentT, "poisson": Poisson}
 POINTS = ("point",)
 START, STATE = ("weights", "means", "factors"), ("coordinates", "steps")
 INFO, COUNTS = (
@@ -232,7 +232,7 @@ def _noise_group(noise: Noise) -> xr.Dataset:
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     plain = {name: value for name, value in values.items() if name not in arrays}
     plain["kind"] = next(kind for kind, cls in NOISES.items() if isinstance(noise, cls))
-    if isinstance(noise, Gaussian):
+    if not isinstance(noise, Poisson):
         plain["prior"] = _prior_table(SIGMA, noise.prior)
     return to_group(plain, arrays, dict.fromkeys(arrays, POINTS))
 

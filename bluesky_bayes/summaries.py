@@ -11,9 +11,9 @@ import numpy as np
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.evidence import split_r_hat
 from bluesky_bayes.jobs import Job
-from bluesky_bayes.kernels.task import POISSON, Task, new_scratch, new_state
+from bluesky_bayes.kernels.task import Task, new_scratch, new_state
 from bluesky_bayes.model import Model
-from bluesky_bayes.noise import Gaussian, Noise
+from bluesky_bayes.noise import Noise, Poisson, StudentT
 from bluesky_bayes.posterior import Diagnostics, Fit, Posterior
 from bluesky_bayes.priors import at_quantile
 from bluesky_bayes.tasks import Block, groups_of, in_order
@@ -76,11 +76,11 @@ def fit_of(job: Job, z: Array, data: Dataset, noise: Noise, block: Block, seed: 
         max(20, min(MOST_CURVES, CURVE_POINTS // n)),
     )
     rates, terms = curves_of(job.kernels, job.task, flat)
-    exposure = block.weight if block.kind == POISSON else np.ones(n)
+    exposure = block.weight * noise.scale if isinstance(noise, Poisson) else np.ones(n)
     curves = rates[:, :n] * block.scale * exposure
     mean = curves.mean(axis=0)
     low, high = np.quantile(curves, (0.025, 0.975), axis=0)
-    spread = noise_of(job.task, flat, block, mean)
+    spread = noise_of(job.task, flat, block, noise, mean)
     fit = Fit(
         mean=mean,
         low=low,
@@ -111,10 +111,11 @@ def curves_of(kernels: Any, task: Task, z: Array) -> tuple[Array, list[Array]]:
     return total, terms
 
 
-def noise_of(task: Task, z: Array, block: Block, mean: Array) -> Array:
-    """Standard deviation of each point in the unit of y."""
-    if block.kind == POISSON:
-        return np.sqrt(np.maximum(mean, 1e-9))
+def noise_of(task: Task, z: Array, block: Block, noise: Noise, mean: Array) -> Array:
+    """Standard deviation of each point in the unit of y; of Student-t noise its sigma."""
+    if isinstance(noise, Poisson):
+        counts: Array = np.maximum(mean / noise.scale, 1e-9)
+        return noise.scale * np.sqrt(counts)
     if block.unknown:
         j = int(task.noise_parameter[0])
         sigma = float(np.mean(at_quantile(task.tables[j], z[:, j])))
@@ -126,21 +127,40 @@ def noise_of(task: Task, z: Array, block: Block, mean: Array) -> Array:
 def predictive_probability(y: Array, curves: Array, spread: Array, noise: Noise, rng: np.random.Generator) -> float:
     """Probability, averaged over the posterior, that data made by the model fit worse than these.
 
-    Known noise is judged by chi-square, counts by their deviance, unknown noise (whose size fits any curve) by the
-    correlation of neighbouring residuals. Gelman, Meng and Stern, Statistica Sinica 6, 733 (1996).
+    Known noise is judged by chi-square, or by the sum that takes its place in a Student-t likelihood; counts by their
+    deviance; unknown noise (whose size fits any curve) by the correlation of neighbouring residuals. Gelman, Meng and
+    Stern, Statistica Sinica 6, 733 (1996).
     """
     from scipy import special
 
-    if isinstance(noise, Gaussian) and noise.known:
-        chi2 = np.sum(((y - curves) / spread) ** 2, axis=1)
-        return float(np.mean(special.chdtrc(y.size, chi2)))
-    if isinstance(noise, Gaussian):
-        residual = y - curves
-        correlation = np.sum(residual[:, 1:] * residual[:, :-1], axis=1) / np.sum(residual**2, axis=1)
+    if isinstance(noise, Poisson):
+        mu = np.maximum(curves / noise.scale, 1e-9)
+        replica = rng.poisson(mu).astype(np.float64)
+        return float(np.mean(_deviance(replica, mu) >= _deviance(np.rint(y / noise.scale), mu)))
+    residual = (y - curves) / spread
+    if not noise.known:
+        score = residual / (1.0 + residual**2 / noise.dof) if isinstance(noise, StudentT) else residual
+        correlation = np.sum(score[:, 1:] * score[:, :-1], axis=1) / np.sum(score**2, axis=1)
         return float(np.mean(special.ndtr(-correlation * np.sqrt(y.size))))
-    mu = np.maximum(curves, 1e-9)
-    replica = rng.poisson(mu).astype(np.float64)
-    return float(np.mean(_deviance(replica, mu) >= _deviance(y, mu)))
+    if isinstance(noise, StudentT):
+        return float(np.mean(_tail_probability(residual, noise.dof)))
+    return float(np.mean(special.chdtrc(y.size, np.sum(residual**2, axis=1))))
+
+
+def _tail_probability(residual: Array, dof: float) -> Array:
+    """Probability that the sum of ``log(1 + t^2 / dof)`` over as many draws of Student's t exceeds that of each row.
+
+    The sum has nearly a gamma distribution, of the same mean and variance; chi-square as dof grows.
+    """
+    from scipy import special
+
+    total = np.sum(np.log1p(residual**2 / dof), axis=1)
+    mean, variance = (
+        sign * (special.polygamma(order, 0.5 * (dof + 1.0)) - special.polygamma(order, 0.5 * dof))
+        for order, sign in ((0, 1.0), (1, -1.0))
+    )
+    probability: Array = special.gammaincc(residual.shape[1] * mean**2 / variance, total * mean / variance)
+    return probability
 
 
 def _deviance(y: Array, mu: Array) -> Array:

@@ -14,9 +14,9 @@ import numpy as np
 from bluesky_bayes.components import Component
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.kernels.build import ShapeSource
-from bluesky_bayes.kernels.task import BINS, GAUSSIAN, POISSON, Task, aligned, padded
+from bluesky_bayes.kernels.task import BINS, GAUSSIAN, POISSON, STUDENT_T, Task, aligned, padded
 from bluesky_bayes.model import Model
-from bluesky_bayes.noise import SIGMA, Gaussian, Noise
+from bluesky_bayes.noise import SIGMA, Noise, Poisson, StudentT
 from bluesky_bayes.priors import Z_MAX, Prior, quantile_table
 
 EPS = float(np.finfo(np.float32).eps)
@@ -36,9 +36,11 @@ class Block:
     constant : float
         Normalisers of -log likelihood.
     kind : int
-        `GAUSSIAN` or `POISSON`.
+        `GAUSSIAN`, `POISSON` or `STUDENT_T`.
     unknown : bool
-        Whether the standard deviation is a parameter.
+        Whether sigma is a parameter.
+    dof : float
+        Degrees of freedom of `STUDENT_T`, else 1.
     """
 
     origin: float
@@ -50,26 +52,35 @@ class Block:
     constant: float
     kind: int
     unknown: bool
+    dof: float = 1.0
 
 
 def make_block(data: Dataset, noise: Noise, movable: bool) -> Block:
     """Block of a data set; `movable` says whether x may be counted from its middle."""
     origin = 0.5 * float(data.x.min() + data.x.max()) if movable else 0.0
     x, ones = data.x - origin, np.ones(data.n)
-    if isinstance(noise, Gaussian):
-        if noise.sigma is None:
-            scale = float(np.std(data.y)) or 1.0
-            constant = data.n * (math.log(scale) + HALF_LOG_2PI)
-            return Block(origin, scale, x, data.y / scale, ones, ones, constant, GAUSSIAN, True)
-        sigma = np.broadcast_to(np.asarray(noise.sigma, dtype=np.float64), data.y.shape)
-        scale = float(np.median(sigma))
-        constant = float(np.sum(np.log(sigma))) + data.n * HALF_LOG_2PI
-        return Block(origin, scale, x, data.y / scale, (scale / sigma) ** 2, ones, constant, GAUSSIAN, False)
-    exposure = np.broadcast_to(
-        np.asarray(1.0 if noise.exposure is None else noise.exposure, dtype=np.float64), data.y.shape
-    )
-    inverse_y = 1.0 / np.where(data.y > 0, data.y, 1.0)
-    return Block(origin, 1.0, x, data.y, exposure, inverse_y, _poisson_constant(data.y), POISSON, False)
+    if isinstance(noise, Poisson):
+        exposure = np.broadcast_to(
+            np.asarray(1.0 if noise.exposure is None else noise.exposure, dtype=np.float64), data.y.shape
+        )
+        y = noise.counts(data)
+        inverse_y = 1.0 / np.where(y > 0, y, 1.0)
+        return Block(origin, 1.0, x, y, exposure / noise.scale, inverse_y, _poisson_constant(y), POISSON, False)
+    kind, dof = (STUDENT_T, noise.dof) if isinstance(noise, StudentT) else (GAUSSIAN, 1.0)
+    constant = data.n * (HALF_LOG_2PI if kind == GAUSSIAN else _student_t_constant(dof))
+    if noise.sigma is None:
+        scale = float(np.std(data.y)) or 1.0
+        constant += data.n * math.log(scale)
+        return Block(origin, scale, x, data.y / scale, ones, ones, constant, kind, True, dof)
+    sigma = np.broadcast_to(np.asarray(noise.sigma, dtype=np.float64), data.y.shape)
+    scale = float(np.median(sigma))
+    constant += float(np.sum(np.log(sigma)))
+    return Block(origin, scale, x, data.y / scale, (scale / sigma) ** 2, ones, constant, kind, False, dof)
+
+
+def _student_t_constant(dof: float) -> float:
+    """Minus the logarithm of the density at zero, for a scale of one."""
+    return math.lgamma(0.5 * dof) - math.lgamma(0.5 * (dof + 1.0)) + 0.5 * math.log(dof * math.pi)
 
 
 def _poisson_constant(y: Array) -> float:
@@ -82,7 +93,7 @@ def single_precision_is_enough(block: Block) -> bool:
     """Whether float32 curves lose nothing: rounding well below the noise, the points' spacing and a nat.
 
     y must be rounded by less than a thirtieth of the noise (estimated from second differences where it is unknown),
-    x by less than a hundredth of the spacing, and the sum of a Poisson energy by less than 0.03.
+    x by less than a hundredth of the spacing, and the sum of a Poisson or Student-t energy by less than 0.03.
     """
     spacing = float(np.median(np.diff(np.unique(block.x))))
     if EPS * float(np.max(np.abs(block.x))) > 0.01 * spacing:
@@ -90,6 +101,8 @@ def single_precision_is_enough(block: Block) -> bool:
     largest = float(np.max(np.abs(block.y)))
     if block.kind == POISSON:
         return EPS * largest * math.sqrt(block.y.size) < 0.06
+    if block.kind == STUDENT_T and EPS * 0.5 * (block.dof + 1.0) * math.sqrt(block.y.size) > 0.06:
+        return False
     noise = 1.0 / math.sqrt(float(np.max(block.weight)))
     if block.unknown:
         roughness = np.abs(np.diff(block.y, 2)) if block.y.size > 2 else np.zeros(1)
@@ -141,6 +154,7 @@ def make_task(blocks: Sequence[Block], model: Model, kinds: Sequence[ShapeSource
         noise=_ints(block.kind for block in blocks),
         noise_parameter=_ints(index[SIGMA] if block.unknown else -1 for block in blocks),
         noise_scale=np.array([block.scale for block in blocks]),
+        noise_dof=np.array([block.dof for block in blocks]),
         n_data=np.array([float(block.y.size) for block in blocks]),
         constant=np.array([sum(block.constant for block in blocks)]),
         term_kind=_ints(kinds.index(shape_source(term.component)) for term in model.terms),

@@ -250,7 +250,7 @@ def dataset_of(run: CollectedRun, analysis: Analysis) -> Dataset:
         _values(run, stream, x),
         _values(run, stream, y) - analysis.subtract,
         sigma=_values(run, stream, analysis.sigma) if analysis.sigma else None,
-        counts=isinstance(analysis.noise, Poisson),
+        counts=isinstance(analysis.noise, Poisson) and not analysis.noise.scaled,
         exposure=_values(run, stream, analysis.exposure) if analysis.exposure else None,
         units={axis: unit for axis, unit in units.items() if unit},
         origin=Origin(run.start.get("uid", ""), stream, x, y, run.start.get("scan_id")),

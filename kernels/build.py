@@ -22,12 +22,15 @@ from types import ModuleType
 from typing import Any
 
 FAST_MATH = "{'reassoc', 'contract', 'arcp', 'nsz'}"
+IN_ORDER = "{'contract', 'arcp', 'nsz'}"
+"""For functions that round by adding a large number and taking it off again, which 'reassoc' would undo."""
 
 HEADER = """
 import math
 import numpy as np
 import numba
 jit = numba.njit(fastmath={flags}, error_model="numpy", nogil=True, cache=True, _nrt=False)
+in_order = numba.njit(fastmath={in_order}, error_model="numpy", nogil=True, cache=True, _nrt=False)
 small = numba.njit(fastmath={flags}, error_model="numpy", nogil=True, cache=True, _nrt=False, forceinline=True)
 U64 = np.uint64
 SINGLE = {single}
@@ -195,6 +198,7 @@ def module_text(shapes: Sequence[ShapeSource], single: bool) -> str:
     """Source of the module for these components."""
     header = HEADER.format(
         flags=FAST_MATH,
+        in_order=IN_ORDER,
         single=single,
         bits=32 if single else 64,
         word="single" if single else "double",

@@ -24,7 +24,7 @@ from bluesky_bayes.kernels.plain import (
     trial_curve,
 )
 
-GAUSSIAN, POISSON = 0, 1
+GAUSSIAN, POISSON, STUDENT_T = 0, 1, 2
 CHUNK = 4096
 REFRESH = 256
 TARGET = 0.44
@@ -123,6 +123,17 @@ def poisson_deviance(exposure, y, inverse_y, w0, residual, r0, n):
     return s
 
 
+@jit
+def log_tails(weight, w0, factor, residual, r0, n):
+    """Sum of the logarithms of ``1 + factor * weight * residual^2``."""
+    w, r = U64(w0), U64(r0)
+    s = F(0)
+    for i in range(U64(n)):
+        v = residual[r + i]
+        s += log(F(1) + factor * weight[w + i] * v * v)
+    return s
+
+
 @small
 def amplitude_part(task, term, change, residual, r0, curve, c0, trial):
     """`subtract_curve` over a term's block, chunk by chunk with float64 sums."""
@@ -165,15 +176,33 @@ def shape_part(task, term, values, amplitude, residual, r0, state, p, scratch):
 
 
 @small
-def block_part(task, block, part, residual, r0):
-    """What the energy needs of a block: the sum of squares that a trial gave, or the Poisson deviance."""
-    if task.noise[block] == GAUSSIAN:
-        return part
+def noise_sigma(task, state, block, p, moved, value):
+    """Unknown sigma of a block in units of the block's scale; one where it is known."""
+    j = task.noise_parameter[block]
+    if j < 0:
+        return 1.0
+    return (value if j == moved else state.theta[p, j]) / task.noise_scale[block]
+
+
+@small
+def block_part(task, state, block, square, residual, r0, p, moved, value):
+    """What the energy needs of a block: its weighted sum of squares, Poisson deviance, or sum of Student-t's tails.
+
+    A curve that is no number, or too large for one, gives a sum of squares to tell it by.
+    """
+    kind = task.noise[block]
+    if kind == GAUSSIAN or not square < IMPOSSIBLE:
+        return square
     a, b = task.block_start[block], task.block_start[block + 1]
+    sigma = noise_sigma(task, state, block, p, moved, value)
+    factor = F(1.0 / (task.noise_dof[block] * sigma * sigma))
     total = 0.0
     for start in range(0, b - a, CHUNK):
         n = min(CHUNK, b - a - start)
-        total += poisson_deviance(task.weight, task.y, task.inverse_y, a + start, residual, r0 + start, n)
+        if kind == POISSON:
+            total += poisson_deviance(task.weight, task.y, task.inverse_y, a + start, residual, r0 + start, n)
+        else:
+            total += log_tails(task.weight, a + start, factor, residual, r0 + start, n)
     return total
 
 
@@ -182,15 +211,16 @@ def total_energy(task, state, parts, at, p, moved, value):
     """-log likelihood of all blocks, less `task.constant`; finite always."""
     energy = 0.0
     for block in range(task.noise.size):
-        part = parts[at, block]
-        j = task.noise_parameter[block]
-        if task.noise[block] != GAUSSIAN:
+        part, kind, known = parts[at, block], task.noise[block], task.noise_parameter[block] < 0
+        sigma = noise_sigma(task, state, block, p, moved, value)
+        if kind == POISSON:
             energy += part
-        elif j < 0:
-            energy += 0.5 * part
+        elif kind == STUDENT_T:
+            energy += 0.5 * (task.noise_dof[block] + 1.0) * part
         else:
-            sigma = (value if j == moved else state.theta[p, j]) / task.noise_scale[block]
-            energy += 0.5 * part / (sigma * sigma) + task.n_data[block] * np.log(sigma)
+            energy += 0.5 * part if known else 0.5 * part / (sigma * sigma)
+        if not known:
+            energy += task.n_data[block] * np.log(sigma)
     return energy if energy < IMPOSSIBLE else IMPOSSIBLE
 
 
@@ -200,6 +230,17 @@ def copy_points(source, s0, target, t0, n):
     s, t = U64(s0), U64(t0)
     for i in range(U64(n)):
         target[t + i] = source[s + i]
+
+
+@jit
+def sum_of_squares(weight, w0, residual, r0, n):
+    """Weighted sum of squares in float64."""
+    w, r = U64(w0), U64(r0)
+    total = 0.0
+    for i in range(U64(n)):
+        v = float(residual[r + i])
+        total += float(weight[w + i]) * v * v
+    return total
 
 
 @jit
@@ -315,10 +356,11 @@ def rebuild(task, state, p, scratch):
     residual, curves = state.residual, state.curves
     for j in range(state.theta.shape[1]):
         state.theta[p, j] = quantile(task, j, state.z[p, j])
+    copy_points(task.y, 0, residual, p * n_points, n_points)
     for block in range(task.noise.size):
-        for i in range(task.block_start[block], task.block_start[block + 1]):
-            residual[p * n_points + i] = task.y[i] if task.noise[block] == GAUSSIAN else F(0)
-        state.parts[p, block] = 0.0
+        if task.noise[block] == POISSON:
+            for i in range(task.block_start[block], task.block_start[block + 1]):
+                residual[p * n_points + i] = F(0)
     for term in range(task.term_kind.size):
         block = task.term_block[term]
         a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
@@ -327,15 +369,12 @@ def rebuild(task, state, p, scratch):
         amplitude = F(slot_value(task, state, task.slot_start[term], p, -1, 0.0))
         r0 = p * n_points + a
         amplitude_part(task, term, amplitude, residual, r0, curves, p * n_curves + c, scratch.residual)
-        for i in range(b - a):
-            residual[r0 + i] = scratch.residual[a + i]
+        copy_points(scratch.residual, a, residual, r0, b - a)
     for block in range(task.noise.size):
         a, b = task.block_start[block], task.block_start[block + 1]
-        part = 0.0
-        for i in range(a, b):
-            v = float(residual[p * n_points + i])
-            part += task.weight[i] * v * v
-        state.parts[p, block] = block_part(task, block, part, residual, p * n_points + a)
+        square = sum_of_squares(task.weight, a, residual, p * n_points + a, b - a)
+        state.squares[p, block] = square
+        state.parts[p, block] = block_part(task, state, block, square, residual, p * n_points + a, p, -1, 0.0)
     state.energy[p] = total_energy(task, state, state.parts, p, p, -1, 0.0)
 
 
@@ -345,7 +384,11 @@ def propose(task, state, p, j, value, scratch):
     n_points, n_curves = task.x.size, task.curve_start[task.term_kind.size]
     residual, curves = state.residual, state.curves
     for block in range(task.noise.size):
-        scratch.parts[0, block] = state.parts[p, block]
+        square, part = state.squares[p, block], state.parts[p, block]
+        if task.noise[block] == STUDENT_T and task.noise_parameter[block] == j:
+            r0 = p * n_points + task.block_start[block]
+            part = block_part(task, state, block, square, residual, r0, p, j, value)
+        scratch.squares[0, block], scratch.parts[0, block] = square, part
     first, last = task.touch_start[j], task.touch_start[j + 1]
     for touch in range(first, last):
         term = task.touch_term[touch]
@@ -359,15 +402,26 @@ def propose(task, state, p, j, value, scratch):
         source = scratch.residual if again else residual
         r0 = a if again else p * n_points + a
         if task.touch_shape[touch] == 0:
-            part = amplitude_part(task, term, change, source, r0, curves, p * n_curves + c, scratch.residual)
+            square = amplitude_part(task, term, change, source, r0, curves, p * n_curves + c, scratch.residual)
         else:
             load_values(task, state, term, p, j, value, scratch.values)
-            part = shape_part(task, term, scratch.values, old, source, r0, state, p, scratch)
+            square = shape_part(task, term, scratch.values, old, source, r0, state, p, scratch)
             if change != 0:
-                part = amplitude_part(task, term, change, scratch.residual, a, scratch.curves, c, scratch.residual)
+                square = amplitude_part(task, term, change, scratch.residual, a, scratch.curves, c, scratch.residual)
         more = touch + 1 < last and task.term_block[task.touch_term[touch + 1]] == block
-        scratch.parts[0, block] = part if more else block_part(task, block, part, scratch.residual, a)
+        if not more:
+            scratch.squares[0, block] = square
+            scratch.parts[0, block] = block_part(task, state, block, square, scratch.residual, a, p, j, value)
     return total_energy(task, state, scratch.parts, 0, p, j, value)
+
+
+@small
+def is_far(task, state, p):
+    """Whether the residual of replica `p` is so large that its rounding would be felt after a move back."""
+    far = state.energy[p] > FAR
+    for block in range(task.noise.size):
+        far = far or (task.noise[block] == STUDENT_T and state.squares[p, block] > FAR)
+    return far
 
 
 @small
@@ -376,15 +430,16 @@ def commit(task, state, p, j, z, value, energy, scratch):
     n_points, n_curves = task.x.size, task.curve_start[task.term_kind.size]
     state.z[p, j] = z
     state.theta[p, j] = value
-    if state.energy[p] > FAR:
+    if is_far(task, state, p):
         rebuild(task, state, p, scratch)
         return
     state.energy[p] = energy
     residual, curves = state.residual, state.curves
+    for block in range(task.noise.size):
+        state.squares[p, block], state.parts[p, block] = scratch.squares[0, block], scratch.parts[0, block]
     for touch in range(task.touch_start[j], task.touch_start[j + 1]):
         term = task.touch_term[touch]
         block = task.term_block[term]
-        state.parts[p, block] = scratch.parts[0, block]
         a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
         copy_points(scratch.residual, a, residual, p * n_points + a, b - a)
         if task.touch_shape[touch] != 0:

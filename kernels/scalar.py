@@ -8,19 +8,22 @@ import math
 
 import numpy as np
 
-from bluesky_bayes.kernels.plain import jit
+from bluesky_bayes.kernels.plain import in_order, jit
 
 F4 = np.float32
 I4 = np.int32
 I8 = np.int64
+ROUNDER_SINGLE = F4(12582912.0 + 127.0)
+ROUNDER_DOUBLE = 6755399441055744.0 + 1023.0
+"""Added to a number, they leave the nearest whole number, with the exponent's bias, in its last bits."""
 
 
-@jit
+@in_order
 def exp_single(x):
     """Exponential, float32, 2 units in the last place, with the polynomial of Cephes; x is clamped to [-60, 88]."""
     x = min(max(x, F4(-60.0)), F4(88.0))
-    n = I4(I4(x * F4(1.4426950408889634) + F4(256.5)) - I4(256))
-    whole = F4(n)
+    n = F4(x * F4(1.4426950408889634) + ROUNDER_SINGLE)
+    whole = n - ROUNDER_SINGLE
     r = x - whole * F4(0.693359375)
     r = r + whole * F4(2.12194440e-4)
     p = F4(1.9875691500e-4)
@@ -31,15 +34,15 @@ def exp_single(x):
     p = p * r + F4(5.0000001201e-1)
     p = p * (r * r) + r
     p = p + F4(1.0)
-    return p * I4(I4(n + I4(127)) << I4(23)).view(np.float32)
+    return p * I4(n.view(np.int32) << I4(23)).view(np.float32)
 
 
-@jit
+@in_order
 def exp_double(x):
     """Exponential, float64, by Taylor's series after range reduction; x is clamped to [-700, 700]."""
     x = min(max(x, -700.0), 700.0)
-    n = I8(I8(x * 1.4426950408889634 + 1280.5) - I8(1280))
-    whole = float(n)
+    n = np.float64(x * 1.4426950408889634 + ROUNDER_DOUBLE)
+    whole = n - ROUNDER_DOUBLE
     r = x - whole * 0.693145751953125
     r = r - whole * 1.42860682030941723212e-6
     p = 1.0 / 6227020800.0
@@ -56,7 +59,7 @@ def exp_double(x):
     p = p * r + 0.5
     p = p * (r * r) + r
     p = p + 1.0
-    return p * I8(I8(n + I8(1023)) << I8(52)).view(np.float64)
+    return p * I8(n.view(np.int64) << I8(52)).view(np.float64)
 
 
 @jit
@@ -77,8 +80,8 @@ def log_single(x):
 def log_double(x):
     """Natural logarithm of a positive normal number, float64."""
     bits = np.float64(x).view(np.int64)
-    e = I8(I8(bits - I8(0x3FE6A09E667F3BCD)) >> I8(52))
-    m = I8(bits - I8(e << I8(52))).view(np.float64)
+    e = I4(I4(I4(bits >> I8(32)) - I4(0x3FE6A09E)) >> I4(20))
+    m = I8(bits - I8(I8(e) << I8(52))).view(np.float64)
     s = (m - 1.0) / (m + 1.0)
     z = s * s
     p = 1.0 / 21.0

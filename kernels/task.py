@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 64
-GAUSSIAN, POISSON = 0, 1
+GAUSSIAN, POISSON, STUDENT_T = 0, 1, 2
 TERMS = 16
 BINS = 24
 
@@ -26,16 +26,18 @@ class Task(NamedTuple):
     block_start : (n_blocks + 1,) int64
         First padded point of each block.
     x, y, weight : (n_points,) float32 or float64
-        Abscissa less the block's origin; data in units of the block's scale (Gaussian) or counts (Poisson);
-        inverse variance in the same units, or exposure.
+        Abscissa less the block's origin; data in units of the block's scale, or counts (Poisson); inverse square of
+        sigma in the same units, or exposure.
     inverse_y : (n_points,)
         Poisson: 1 / counts, or 1 where there are none.
     noise : (n_blocks,) int64
-        `GAUSSIAN` or `POISSON`.
+        `GAUSSIAN`, `POISSON` or `STUDENT_T`.
     noise_parameter : (n_blocks,) int64
-        Parameter that holds an unknown standard deviation, or -1.
+        Parameter that holds an unknown sigma, or -1.
     noise_scale : (n_blocks,) float64
-        Unit of the block's y: an unknown standard deviation is divided by it.
+        Unit of the block's y: an unknown sigma is divided by it.
+    noise_dof : (n_blocks,) float64
+        Student-t: degrees of freedom.
     n_data : (n_blocks,) float64
         Real points of each block.
     constant : (1,) float64
@@ -69,6 +71,7 @@ class Task(NamedTuple):
     noise: Array
     noise_parameter: Array
     noise_scale: Array
+    noise_dof: Array
     n_data: Array
     constant: Array
     term_kind: Array
@@ -100,9 +103,11 @@ class State(NamedTuple):
     curves : (n_replicas * n_curve_points,)
         Unit shape of every term, replica after replica.
     residual : (n_replicas * n_points,)
-        Data less model (Gaussian) or minus the model's rate (Poisson).
+        Data less model, or minus the model's rate (Poisson).
+    squares : (n_replicas, n_blocks) float64
+        Weighted sum of squares of each block's residual.
     parts : (n_replicas, n_blocks) float64
-        Weighted sum of squares, or Poisson energy, of each block.
+        What the noise makes of each block: see `engine.block_part`.
     energy : (n_replicas,) float64
         -log likelihood less `Task.constant`.
     """
@@ -111,6 +116,7 @@ class State(NamedTuple):
     theta: Array
     curves: Array
     residual: Array
+    squares: Array
     parts: Array
     energy: Array
 
@@ -120,6 +126,7 @@ class Scratch(NamedTuple):
 
     curves: Array
     residual: Array
+    squares: Array
     parts: Array
     values: Array
     normals: Array
@@ -227,6 +234,7 @@ def new_state(task: Task, z: Array) -> State:
         aligned(n * int(task.curve_start[-1]), dtype),
         aligned(n * task.x.size, dtype),
         np.zeros((n, task.noise.size)),
+        np.zeros((n, task.noise.size)),
         np.zeros(n),
     )
 
@@ -239,6 +247,7 @@ def new_scratch(task: Task, n_replicas: int = 1) -> Scratch:
     return Scratch(
         aligned(max(int(task.curve_start[-1]), 1), dtype),
         aligned(task.x.size, dtype),
+        np.zeros((1, task.noise.size)),
         np.zeros((1, task.noise.size)),
         np.zeros(most, dtype=dtype),
         aligned(n_draws, np.float32),

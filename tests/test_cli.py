@@ -102,7 +102,7 @@ def test_options_replace_parts_of_a_recipe(scan_file: Path, tmp_path: Path, monk
     ("options", "sentence"),
     [
         (("--counts", "many"), "--counts must be a range such as 0:4 or a list such as 0,1,2; got 'many'"),
-        (("--noise", "loud"), "--noise must be poisson, gaussian or a number; got 'loud'"),
+        (("--noise", "loud"), "--noise must be poisson, gaussian, student-t or a number; got 'loud'"),
         (("--shape", "square"), "shape must be one of 'gaussian', 'lorentzian', 'pseudo-voigt'"),
         (("--family", "faces"), "recipe [candidates] names family 'faces'; there are peaks"),
         (("--noise", "-1"), "sigma of Gaussian noise must be positive; got -1.0"),

@@ -13,7 +13,7 @@ import pytest
 from problems import box, nagata_2012, nagata_candidates
 from scipy import stats
 
-from bluesky_bayes import Candidates, Component, Dataset, Gaussian, Model, Poisson, component
+from bluesky_bayes import Candidates, Component, Dataset, Gaussian, Model, Poisson, StudentT, component
 from bluesky_bayes.candidates import family
 from bluesky_bayes.cooling import cooled
 from bluesky_bayes.dataset import Array
@@ -112,7 +112,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield engine
 
 
-@pytest.mark.parametrize("noise", [Gaussian(0.1), Gaussian(), Poisson()], ids=["known", "unknown", "counts"])
+@pytest.mark.parametrize("noise", [Gaussian(0.1), Gaussian(), Poisson(), StudentT(0.1), StudentT()], ids=str)
 def test_compiled_sweeps_take_the_same_path_as_plain_python(plain: Any, noise: Noise) -> None:
     x = np.linspace(-1, 1, 61)
     y = np.random.default_rng(0).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
@@ -133,7 +133,7 @@ def test_compiled_sweeps_take_the_same_path_as_plain_python(plain: Any, noise: N
         np.testing.assert_allclose(fast.acceptance, slow.acceptance, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("noise", [Gaussian(0.1), Gaussian(), Poisson()], ids=["known", "unknown", "counts"])
+@pytest.mark.parametrize("noise", [Gaussian(0.1), Gaussian(), Poisson(), StudentT(0.1), StudentT()], ids=str)
 def test_compiled_particles_take_the_same_path_as_plain_python(plain: Any, noise: Noise) -> None:
     x = np.linspace(-1, 1, 61)
     y = np.random.default_rng(0).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)

@@ -25,10 +25,11 @@ from problems import (
 )
 from scipy import integrate, special, stats
 
-from bluesky_bayes import Candidates, Dataset, Gaussian, Model, Poisson, Selection, component, select
+from bluesky_bayes import Candidates, Dataset, Gaussian, Model, Poisson, Selection, StudentT, component, select
 from bluesky_bayes.candidates import family
 from bluesky_bayes.families import peaks
 from bluesky_bayes.model import Slot, Term
+from bluesky_bayes.noise import Noise
 from bluesky_bayes.priors import Prior
 from bluesky_bayes.sampler import Settings
 from bluesky_bayes.shapes import constant
@@ -120,22 +121,30 @@ def constant_alone(prior: Prior) -> Candidates:
     return Candidates((Model("constant", (Term("background", constant, (Slot("constant"),)),), {"constant": prior}),))
 
 
-@pytest.mark.parametrize("rate", [0.3, 5.0, 400.0])
-def test_counts_of_constant_rate_have_the_gamma_closed_form(rate: float) -> None:
-    y = np.random.default_rng(1).poisson(rate, 40).astype(float)
-    exposure = np.linspace(0.5, 1.5, 40)
-    shape, scale = 2.0, rate
-    data = Dataset(np.arange(40.0), y, counts=True, exposure=exposure)
-    selection = select(data, constant_alone(stats.gamma(shape, scale=scale)), seed=0)
-    total, time = y.sum(), exposure.sum()
+@pytest.mark.parametrize(
+    ("rate", "gain"),
+    [(0.0, 1.0), (0.3, 1.0), (5.0, 1.0), (400.0, 1.0), (1e6, 1.0), (0.3, 1.0427), (40.0, 1e-9), (40.0, None)],
+)
+def test_counts_of_constant_rate_have_the_gamma_closed_form(rate: float, gain: float | None) -> None:
+    """Also where none were counted, where float32 does not do, and where y is a multiple of counts or a rate."""
+    exposure, factor = np.linspace(0.5, 1.5, 40), np.linspace(0.5, 3.0, 40) if gain is None else gain
+    times, shape, scale = exposure / factor, 2.0, (rate or 1.0) * float(np.mean(factor))
+    counts = np.random.default_rng(1).poisson(rate * float(np.mean(factor)) * times).astype(float)
+    data = Dataset(np.arange(40.0), factor * counts, exposure=exposure)
+    selection = select(data, constant_alone(stats.gamma(shape, scale=scale)), Poisson(scale=factor), seed=0)
+    total = counts.sum()
     expected = (
         special.gammaln(shape + total) - special.gammaln(shape) - shape * math.log(scale)
-        - (shape + total) * math.log(1 / scale + time)
-        + np.sum(y * np.log(exposure)) - np.sum(special.gammaln(y + 1))
+        - (shape + total) * math.log(1 / scale + times.sum())
+        + np.sum(counts * np.log(times)) - np.sum(special.gammaln(counts + 1))
     )  # fmt: skip
     assert_log_evidence(selection, expected)
-    mean = (shape + total) / (1 / scale + time)
-    assert selection.best.parameters["constant"].mean == pytest.approx(mean, rel=0.1 / math.sqrt(total))
+    assert selection.trustworthy
+    mean = (shape + total) / (1 / scale + times.sum())
+    error = mean / math.sqrt(shape + total)
+    assert selection.best.parameters["constant"].mean == pytest.approx(mean, abs=0.1 * error)
+    np.testing.assert_allclose(selection.best.fit.mean, mean * exposure, atol=0.3 * error)
+    assert np.std(selection.best.fit.residual) == pytest.approx(1.0 if total else 0.0, abs=0.35)
 
 
 def test_unknown_noise_has_the_evidence_of_its_integral() -> None:
@@ -177,6 +186,24 @@ def test_a_poisson_spectrum_far_from_zero_gives_its_peak() -> None:
 def square_root(x: float, u: float, edge: float) -> float:
     """A line that is no number below an edge."""
     return math.sqrt(u - edge) * x
+
+
+@pytest.mark.parametrize("noise", [Poisson(), StudentT(0.1)], ids=str)
+def test_values_that_are_impossible_count_for_nothing_under_every_noise(noise: Noise) -> None:
+    x = np.linspace(1, 3, 64)
+    y = np.random.default_rng(0).poisson(4.0 * x).astype(float)
+    slots = (Slot("a"), Slot("u"), Slot(None, offset=0.6))
+    priors = {"a": stats.uniform(0, 20), "u": stats.uniform(0, 1)}
+    selection = select(Dataset(x, y), Candidates((Model("root", (Term("root", square_root, slots),), priors),)), noise)
+    a, u = 20 * (np.arange(800) + 0.5) / 800, 0.6 + 0.4 * (np.arange(800) + 0.5) / 800
+    slope = (a[:, None] * np.sqrt(u - 0.6)).ravel()
+    log_likelihood = sum(
+        stats.poisson.logpmf(y_i, slope * x_i)
+        if isinstance(noise, Poisson)
+        else stats.t.logpdf(y_i, 4.0, slope * x_i, 0.1)
+        for x_i, y_i in zip(x, y, strict=True)
+    )
+    assert_log_evidence(selection, float(special.logsumexp(log_likelihood) - math.log(640_000) + math.log(0.4)), 0.01)
 
 
 @pytest.mark.parametrize("impossible", [0.1, 0.6])

@@ -48,6 +48,7 @@ def test_poisson_noise_makes_the_data_counts() -> None:
         if name == "event":
             doc["data"]["det"] = 3.0
     assert dataset_of(collect(documents), analysis(noise=Poisson())).counts
+    assert not dataset_of(collect(documents), analysis(noise=Poisson(scale=1.5))).counts
     assert not dataset_of(collect(documents), ANALYSIS).counts
 
 

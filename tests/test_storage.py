@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from rich.console import Console
 from scipy import stats
 
-from bluesky_bayes import Component, Dataset, Gaussian, Model, Poisson, Selection, component, families, shapes
+from bluesky_bayes import Component, Dataset, Gaussian, Model, Poisson, Selection, StudentT, component, families, shapes
 from bluesky_bayes.candidates import family
 from bluesky_bayes.components import PlainFunction
 from bluesky_bayes.dataset import Origin
@@ -122,6 +122,9 @@ def test_what_stands_beside_the_points_comes_back(
         Gaussian(prior=stats.loguniform(1e-3, 1e3)),
         Poisson(2.5),
         Poisson(np.linspace(1, 2, 4)),
+        Poisson(scale=1.5),
+        StudentT(0.1, dof=3.0),
+        StudentT(prior=stats.uniform(0.1, 1)),
     ):
         changed = replace(selection, data=data, noise=noise, seed=2**70, elapsed=0.1 + 0.2, notes=("é", ""))
         assert_same(changed, saved_again(changed))
