@@ -47,11 +47,15 @@ def repeated(family: str, noise: str, numbers: tuple[int, int]) -> tuple[Any, An
     return answer.log_evidence, answer.log_evidence_error
 
 
-def print_ranks(outcomes: dict[tuple[str, str], list[Outcome]], wanted: float) -> None:
-    """Print a line for each parameter, and whether they are uniform: all together, with the probability `wanted`."""
+def ranked(
+    executor: Executor, pairs: Iterable[tuple[str, str]], draws: int, noise_factor: float = 1.0
+) -> dict[tuple[str, str], list[Outcome]]:
+    """Analyse data sets of each family and noise, and print a line for each parameter and whether all are uniform."""
     print(f"{'':36} {'n':>4} {'bias':>6} {'spread':>6}  p: {'histogram':>9} {'ecdf':>9} {'spread':>9}")
-    smallest = []
-    for (family, noise), results in outcomes.items():
+    outcomes, smallest = {}, []
+    for family, noise in pairs:
+        make = functools.partial(outcome, family, noise, noise_factor=noise_factor)
+        results = outcomes[family, noise] = list(executor.map(make, range(draws), chunksize=4))
         size = [result.size for result in results]
         print(f"{family}, {noise}: effective draws {np.median(size):.0f} (fewest {min(size):.0f}), {N_DRAWS} ranked")
         for name, ranks in ranks_by_parameter(FAMILIES[family].candidates, results).items():
@@ -59,11 +63,13 @@ def print_ranks(outcomes: dict[tuple[str, str], list[Outcome]], wanted: float) -
             smallest.append(u.p)
             print(
                 f"  {name:34} {u.n:4} {u.bias:+6.2f} {u.spread:6.2f}     "
-                f"{u.p_histogram:9.2g} {u.p_ecdf:9.2g} {u.p_spread:9.2g}"
+                f"{u.p_histogram:9.2g} {u.p_ecdf:9.2g} {u.p_spread:9.2g}",
+                flush=True,
             )
     p = min(1.0, min(smallest) * len(smallest))
-    verdict = "uniform" if p > wanted else "NOT UNIFORM"
+    verdict = "uniform" if p > FALSE_ALARM else "NOT UNIFORM"
     print(f"all {len(smallest)} together: p = {p:.2g} with Bonferroni's factor: {verdict}")
+    return outcomes
 
 
 def print_evidence(outcomes: dict[tuple[str, str], list[Outcome]]) -> None:
@@ -139,18 +145,6 @@ def draw(outcomes: dict[tuple[str, str], list[Outcome]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def outcomes_of(
-    executor: Executor, pairs: Iterable[tuple[str, str]], draws: int, noise_factor: float = 1.0
-) -> dict[tuple[str, str], list[Outcome]]:
-    """Data sets of each family and noise, with seeds from 0 up."""
-    return {
-        pair: list(
-            executor.map(functools.partial(outcome, *pair, noise_factor=noise_factor), range(draws), chunksize=4)
-        )
-        for pair in pairs
-    }
-
-
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -165,9 +159,8 @@ def main() -> None:
         outcome(*pair, 0)
     start = time.perf_counter()
     with ProcessPoolExecutor(options.processes) as executor:
-        outcomes = outcomes_of(executor, pairs, options.draws)
         print("\nRanks of the true parameters")
-        print_ranks(outcomes, FALSE_ALARM)
+        outcomes = ranked(executor, pairs, options.draws)
         print("\nLog evidence against its closed form")
         print_evidence(outcomes)
         print("\nStated error of the log evidence, nats, against the spread over seeds")
@@ -175,7 +168,7 @@ def main() -> None:
         print("\nProbabilities of the models")
         print_probabilities(outcomes)
         print(f"\nWhat it looks like when the noise is {UNDERSTATED} times as large as it is said to be")
-        print_ranks(outcomes_of(executor, [("decays", "known")], options.draws, UNDERSTATED), FALSE_ALARM)
+        ranked(executor, [("decays", "known")], options.draws, UNDERSTATED)
     print(f"\n{time.perf_counter() - start:.0f} s with {options.processes} processes")
     if options.picture:
         draw(outcomes, options.picture)

@@ -18,16 +18,21 @@ from scipy import stats
 from bluesky_bayes import Candidates, Dataset, Gaussian, Settings, select, select_many
 from bluesky_bayes.families import peaks
 
-FIXED = Settings(sweeps=200, longest=200, chains=2, error=1e9)
-"""A fixed number of sweeps, whatever they give."""
+
+def fixed(sweeps: int) -> Settings:
+    """A fixed number of sweeps, whatever they give."""
+    return Settings(sweeps=sweeps, longest=sweeps, chains=2, error=1e9)
+
+
+FEW, MANY = fixed(200), fixed(600)
 MEMORY = """
 import resource, sys
 sys.path.insert(0, {folder!r})
-from scaling import FIXED, question, select
+from scaling import FEW, question, select
 used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-select(*question(100, {k}), settings=FIXED)
+select(*question(100, {k}), settings=FEW)
 before = used()
-select(*question({n}, {k}), settings=FIXED)
+select(*question({n}, {k}), settings=FEW)
 print(before, used())
 """
 
@@ -51,14 +56,11 @@ def question(n: int, k: int, seed: int = 0) -> tuple[Dataset, Candidates, Gaussi
     return Dataset(x, y), peaks(counts=[k], priors=priors), Gaussian(sigma)
 
 
-def timed(function: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> list[float]:
-    """Seconds of each call."""
-    times = []
-    for _ in range(repeats):
-        start = clock()
-        function()
-        times.append(clock() - start)
-    return times
+def seconds(clock: Callable[[], float], function: Callable[[], Any]) -> float:
+    """Time of a call."""
+    start = clock()
+    function()
+    return clock() - start
 
 
 def spread(times: Sequence[float]) -> str:
@@ -72,33 +74,34 @@ def exponent(sizes: Sequence[float], medians: Sequence[float]) -> str:
     return f"  time grows as the power {fit.slope:.2f} ± {fit.stderr:.2f} of the number from {sizes[0]} to {sizes[-1]}"
 
 
-def print_growth(title: str, sizes: Sequence[int], first: int, call: Callable[[int], Any], repeats: int) -> None:
-    """Print CPU time against a number, and the exponent from the `first` size on."""
+def print_growth(title: str, sizes: Sequence[int], measure: Callable[[int], float], repeats: int) -> None:
+    """Print CPU time against a number, and the exponent."""
     print(f"\n{title}, CPU time")
     medians = []
     for size in sizes:
-        times = timed(functools.partial(call, size), repeats, time.process_time)
+        times = [measure(size) for _ in range(repeats)]
         medians.append(statistics.median(times))
         print(f"  {size:7} {spread(times)}", flush=True)
-    print(exponent(sizes[first:], medians[first:]))
+    print(exponent(sizes, medians))
 
 
-def fixed(n: int, k: int) -> None:
-    """A fixed number of sweeps."""
-    select(*question(n, k), settings=FIXED, threads=1)
+def cpu(data: Dataset, candidates: Candidates, noise: Gaussian, settings: Settings | None = None) -> float:
+    """CPU time of an answer."""
+    call = functools.partial(select, data, candidates, noise, settings=settings, threads=1)
+    return seconds(time.process_time, call)
 
 
-def whole(n: int, k: int) -> None:
-    """An answer with the default settings."""
-    select(*question(n, k), threads=1)
+def sweeping(n: int, k: int) -> float:
+    """CPU time of 400 sweeps that count and 200 that tune, or 400 where the ladder begins at the prior."""
+    return cpu(*question(n, k), MANY) - cpu(*question(n, k), FEW)
 
 
-def copies(n_models: int) -> None:
-    """A fixed number of sweeps of a model under several names."""
+def copies(n_models: int) -> float:
+    """CPU time of a model under several names."""
     data, candidates, noise = question(300, 2)
     (model,) = candidates.models
     models = tuple(replace(model, name=f"{model.name} ({i})") for i in range(n_models))
-    select(data, Candidates(models), noise, settings=FIXED, threads=1)
+    return cpu(data, Candidates(models), noise)
 
 
 def many(n_sets: int, threads: int = 1) -> None:
@@ -116,7 +119,9 @@ def print_threads(repeats: int) -> None:
         "16 data sets, 2 peaks": lambda threads: many(16, threads),
     }
     for name, call in cases.items():
-        one, two = (timed(functools.partial(call, threads), repeats, time.perf_counter) for threads in (1, 2))
+        one, two = (
+            [seconds(time.perf_counter, functools.partial(call, threads)) for _ in range(repeats)] for threads in (1, 2)
+        )
         ratio = statistics.median(one) / statistics.median(two)
         print(f"  {name:22} one {spread(one)}, two {spread(two)}: {ratio:.2f} times as fast")
 
@@ -135,15 +140,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
     print(describe())
-    fixed(100, 1)
-    sizes = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
-    sweeps = f"{FIXED.sweeps} sweeps of {FIXED.chains} chains with all that comes before and after them"
-    print_growth(f"Points (2 peaks): {sweeps}", sizes, 3, lambda n: fixed(n, 2), repeats)
-    print_growth("Points (2 peaks): whole answers", sizes[:4], 0, lambda n: whole(n, 2), repeats)
-    print_growth(f"Peaks (300 points): {sweeps}", (1, 2, 4, 8, 15), 0, lambda k: fixed(300, k), repeats)
-    print_growth("Peaks (300 points): whole answers", (1, 2, 3, 4), 0, lambda k: whole(300, k), repeats)
-    print_growth(f"Models (2 peaks each, 300 points): {sweeps}", (1, 2, 4, 8), 0, copies, repeats)
-    print_growth("Data sets (2 peaks, 300 points): whole answers of select_many", (1, 4, 16), 0, many, repeats)
+    cpu(*question(100, 1))
+    few, points = (100, 300, 1000, 3000), (3000, 10_000, 30_000, 100_000)
+    more = "400 sweeps of 2 chains, and the tuning for them"
+    print_growth("Points (2 peaks): whole answers", few, lambda n: cpu(*question(n, 2)), repeats)
+    print_growth(f"Points (2 peaks): {more}", few, lambda n: sweeping(n, 2), repeats)
+    print_growth(f"Points (2 peaks): {more}", points, lambda n: sweeping(n, 2), repeats)
+    print_growth("Peaks (300 points): whole answers", (1, 2, 3, 4, 5), lambda k: cpu(*question(300, k)), repeats)
+    print_growth(f"Peaks (300 points): {more}", (1, 2, 4, 8, 15), lambda k: sweeping(300, k), repeats)
+    print_growth("Models (2 peaks each, 300 points): whole answers", (1, 2, 4, 8), copies, repeats)
+    sets = "Data sets (2 peaks, 300 points): whole answers of select_many"
+    print_growth(sets, (1, 4, 16), lambda n: seconds(time.process_time, lambda: many(n)), repeats)
     print_threads(repeats)
     print_memory(100_000, 5)
 

@@ -44,8 +44,8 @@ class NoiseKind(NamedTuple):
     scatter: Callable[[np.random.Generator, Array, float], Array]
 
 
-def _normal(rng: np.random.Generator, curve: Array, sigma: float) -> Array:
-    return curve + sigma * rng.standard_normal(curve.size)
+def _added(draw: Callable[[np.random.Generator, int], Array]) -> Callable[[np.random.Generator, Array, float], Array]:
+    return lambda rng, curve, sigma: curve + sigma * draw(rng, curve.size)
 
 
 def _counts(rng: np.random.Generator, curve: Array, sigma: float) -> Array:
@@ -53,8 +53,8 @@ def _counts(rng: np.random.Generator, curve: Array, sigma: float) -> Array:
 
 
 NOISES = {
-    "known": NoiseKind(Gaussian(KNOWN_SIGMA), _normal),
-    "unknown": NoiseKind(Gaussian(prior=stats.loguniform(2.0, 20.0)), _normal),
+    "known": NoiseKind(Gaussian(KNOWN_SIGMA), _added(np.random.Generator.standard_normal)),
+    "unknown": NoiseKind(Gaussian(prior=stats.loguniform(2.0, 20.0)), _added(np.random.Generator.standard_normal)),
     "counts": NoiseKind(Poisson(), _counts),
 }
 
