@@ -151,4 +151,10 @@ def level(x: float) -> float:
     return 1.0
 
 
+@component(sort_by="rate")
+def decay(x: float, rate: float) -> float:
+    """An exponential decay."""
+    return exp(-rate * x)
+
+
 UNIT_NOISE = Gaussian(1.0)
