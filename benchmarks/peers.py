@@ -398,8 +398,9 @@ def pymc(question: Question) -> Tool:
             compute_convergence_checks=False,
             progressbar=False,
         )
-        stages = np.asarray(trace.sample_stats["log_marginal_likelihood"])
-        return np.array([np.asarray(chain, dtype=float)[-1] for chain in stages.reshape(chains, -1).tolist()])
+        # Each chain holds one value a stage, all but the last undefined; chains may differ in length.
+        stages = np.hstack(np.asarray(trace.sample_stats["log_marginal_likelihood"]).ravel().tolist())
+        return stages[np.isfinite(stages)]
 
     def sample(seed: int) -> tuple[float, float | None]:
         log_z = run(2000, 4, seed)
