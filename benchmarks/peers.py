@@ -525,7 +525,9 @@ def show(runs: list[dict[str, Any]], tools: list[str], problems: list[str]) -> N
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The last run of each tool, problem and seed."""
+    runs = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return list({(r["tool"], r["problem"], r["seed"]): r for r in runs}.values())
 
 
 def main() -> None:
