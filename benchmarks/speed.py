@@ -18,12 +18,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from machine import describe
 from problems import nagata_2012, nagata_candidates
 
-from bluesky_bayes import Gaussian, select
+from bluesky_bayes import Dataset, Gaussian, select, select_iter
+from bluesky_bayes.cooling import cooled
+from bluesky_bayes.exchange import Exchange
 from bluesky_bayes.inference import warm_up
 from bluesky_bayes.kernels.build import kernels_for, use_widest_vectors
 from bluesky_bayes.kernels.task import new_scratch, new_state
 from bluesky_bayes.reference import Start, first_start, fitted_start
-from bluesky_bayes.sampler import Chain, Ladder, Settings, annealed, chain_key, run_round
+from bluesky_bayes.sampler import Info, chain_key
 from bluesky_bayes.tasks import blocks_of, groups_of, make_task, shape_sources
 
 
@@ -42,14 +44,49 @@ def spread(times: list[float], unit: float = 1.0) -> str:
     return f"{statistics.median(times) * unit:.3g} ({min(times) * unit:.3g} to {max(times) * unit:.3g})"
 
 
-def whole(noise: Gaussian, settings: Settings, repeats: int) -> None:
+def whole(noise: Gaussian, repeats: int, **options: Any) -> None:
     """Wall time of `select` for K = 0 to 5."""
     data, candidates, answers = nagata_2012(), nagata_candidates(), []
-    times = timed(
-        lambda: answers.append(select(data, candidates, noise, seed=len(answers), settings=settings)), repeats
-    )
+    times = timed(lambda: answers.append(select(data, candidates, noise, seed=len(answers), **options)), repeats)
     errors = np.median([a.log_evidence_error for a in answers], axis=0)
-    print(f"  {noise}, wanted error {settings.error}: {spread(times)} s; median stated errors {errors.round(3)}")
+    said = ", ".join(f"{name}={value}" for name, value in options.items() if name != "start")
+    print(f"  {noise}, {said or 'default'}: {spread(times)} s; median stated errors {errors.round(3)}")
+
+
+def first_look(repeats: int) -> None:
+    """Wall time of the first answer of `select_iter`."""
+    data, candidates, looks = nagata_2012(), nagata_candidates(), []
+    times = timed(lambda: looks.append(next(select_iter(data, candidates, Gaussian(0.1), seed=len(looks)))), repeats)
+    errors = np.median([a.log_evidence_error for a in looks], axis=0)
+    print(f"  first look: {spread(times, 1e3)} ms; median stated errors {errors.round(2)}")
+
+
+def next_scan(repeats: int) -> None:
+    """The same spectrum measured again, from the prior and from the earlier answer."""
+    data, candidates, noise = nagata_2012(), nagata_candidates(range(0, 4)), Gaussian(0.1)
+    before = select(data, candidates, noise, seed=99)
+    again = Dataset(data.x, before["3 peaks"].fit.mean + 0.1 * np.random.default_rng(7).standard_normal(data.n))
+    for start in (None, before):
+        times = timed(lambda start=start: select(again, candidates, noise, start=start), repeats)
+        print(f"  0 to 3 peaks, start={'none' if start is None else 'the scan before'}: {spread(times)} s")
+
+
+def samplers(repeats: int) -> None:
+    """Processor time and error of both samplers after one round, by the temperatures and by the bridge."""
+    data, noise = nagata_2012(), Gaussian(0.1)
+    for count in (1, 3, 4, 5):
+        candidates = nagata_candidates(range(count, count + 1))
+        for name in ("exchange", "smc"):
+            rows = []
+            for seed in range(repeats):
+                begun = time.process_time()
+                (posterior,) = select(data, candidates, noise, seed=seed, sampler=name, error=9.0).posteriors
+                d = posterior.diagnostics
+                rows.append((time.process_time() - begun, d.ladder[1], d.bridge[1] if d.bridge else 0.0))
+            cpu, ladder, bridge = np.median(rows, axis=0)
+            print(
+                f"  {count} peaks, {name:8}: CPU {cpu:.2f} s, error by temperatures {ladder:.3f}, bridge {bridge:.3f}"
+            )
 
 
 def inner_loop(repeats: int) -> None:
@@ -61,15 +98,15 @@ def inner_loop(repeats: int) -> None:
     kinds = shape_sources([model])
     kernels = kernels_for(kinds, True)
     task = make_task(blocks_of([data], [Gaussian(0.1)], [model]), model, kinds, True)
-    keys, n_sweeps = [chain_key(0, "speed", c) for c in range(2)], 400
+    key, n_sweeps, exchange = chain_key(0, "speed", 0), 400, Exchange()
     rng, prior = np.random.default_rng(0), first_start(task)
-    first = annealed(kernels, task, prior, 512, keys, rng, 0)
+    first = cooled(kernels, task, prior, (64, 16), key, 0, rng)
+    path = exchange.path(kernels, task, prior, first)
     fitted = fitted_start(first.warm, groups_of(model), rng)
+    state = exchange.init(path, first, rng)._replace(number=1)
 
-    def sweeps(start: Start, ladder: Ladder) -> Chain:
-        return run_round(
-            kernels, task, start, ladder.betas, ladder.steps, ladder.coordinates[0], n_sweeps, 0, 1, keys[0]
-        )
+    def sweeps(start: Start) -> Info:
+        return exchange.step(path._replace(start=start), state, key, n_sweeps)[1]
 
     jit = numba.njit(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
     exp_single, single = kernels.exp_single, np.float32
@@ -107,21 +144,21 @@ def inner_loop(repeats: int) -> None:
         return total
 
     n = task.x.size
-    state, scratch = new_state(task, first.ladder.coordinates[0]), new_scratch(task, 1)
-    for p in range(len(state.z)):
-        kernels.rebuild(task, state, p, scratch)
-    arrays = (task.x, task.weight, state.residual[:n], state.curves[:n], scratch.curves[:n], scratch.residual)
-    sweeps(prior, first.ladder)
+    replica, scratch = new_state(task, state.coordinates[-1:]), new_scratch(task)
+    kernels.rebuild(task, replica, 0, scratch)
+    arrays = (task.x, task.weight, replica.residual[:n], replica.curves[:n], scratch.curves[:n], scratch.residual)
+    sweeps(prior)
+    sweeps(fitted)
     ceiling(10, *arrays)
-    n_updates = n_sweeps * first.ladder.betas.size * len(task.tables)
+    n_updates = n_sweeps * path.betas.size * len(task.tables)
     updates, with_reference, bare = [], [], []
     for _ in range(repeats):
-        updates += [t / n_updates for t in timed(lambda: sweeps(prior, first.ladder), 1)]
-        with_reference += [t / n_updates for t in timed(lambda: sweeps(fitted, first.ladder), 1)]
+        updates += [t / n_updates for t in timed(lambda: sweeps(prior), 1)]
+        with_reference += [t / n_updates for t in timed(lambda: sweeps(fitted), 1)]
         bare += [t / 30_000 for t in timed(lambda: ceiling(10_000, *arrays), 1)]
     print(
         f"  one update, K = 3, {data.n} points:   {spread(updates, 1e9)} ns; "
-        f"accepted {np.mean(sweeps(prior, first.ladder).acceptance):.2f}"
+        f"accepted {np.mean(sweeps(prior).acceptance):.2f}"
     )
     print(f"  from a fitted reference:         {spread(with_reference, 1e9)} ns")
     print(f"  the same arithmetic alone:       {spread(bare, 1e9)} ns")
@@ -139,9 +176,15 @@ def main() -> None:
     warm_up(nagata_candidates())
     print(f"kernels ready after {time.perf_counter() - start:.1f} s (compiled, or found in the cache)")
     print("K = 0 to 5, 301 points, warm:")
+    first_look(repeats)
     for noise in (Gaussian(0.1), Gaussian()):
-        for settings in (Settings(error=0.15), Settings()):
-            whole(noise, settings, repeats)
+        for options in ({"error": 0.15}, {}):
+            whole(noise, repeats, **options)
+    whole(Gaussian(0.1), repeats, sampler="smc")
+    print("the next scan:")
+    next_scan(repeats)
+    print("two samplers, one round:")
+    samplers(repeats)
     print("inner loop:")
     inner_loop(repeats)
 

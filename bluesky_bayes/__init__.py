@@ -11,6 +11,7 @@ from bluesky_bayes.dataset import Dataset
 from bluesky_bayes.inference import select, select_iter, select_many
 from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Gaussian, Poisson, StudentT
+from bluesky_bayes.noise_scan import NoiseScan, noise_scan
 from bluesky_bayes.posterior import Posterior
 from bluesky_bayes.sampler import Settings
 from bluesky_bayes.selection import Selection
@@ -22,6 +23,7 @@ __all__ = [
     "Dataset",
     "Gaussian",
     "Model",
+    "NoiseScan",
     "Parameter",
     "Poisson",
     "Posterior",
@@ -29,6 +31,7 @@ __all__ = [
     "Settings",
     "StudentT",
     "component",
+    "noise_scan",
     "select",
     "select_iter",
     "select_many",

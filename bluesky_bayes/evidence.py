@@ -49,6 +49,24 @@ def evidence(betas: Array, energies: Sequence[Array]) -> Evidence:
     energies : sequence of (n_sweeps, n_levels) float64
         One a chain.
     """
+    shift, influence, gap = _bennett(betas, energies)
+    total = influence.sum(axis=1).reshape(len(energies), -1)
+    return Evidence(-float(shift.sum()), math.sqrt(replicated_variance(total)), gap)
+
+
+def evidence_profile(betas: Array, energies: Sequence[Array]) -> tuple[Array, Array]:
+    """Log Z of each level over that of the first, and standard errors: (n_levels,) and (n_levels,).
+
+    Parameters are those of `evidence`, whose result is the last level's.
+    """
+    shift, influence, _ = _bennett(betas, energies)
+    so_far = np.cumsum(influence, axis=1)
+    errors = [math.sqrt(replicated_variance(column.reshape(len(energies), -1))) for column in so_far.T]
+    return -np.cumsum(np.append(0.0, shift)), np.append(0.0, errors)
+
+
+def _bennett(betas: Array, energies: Sequence[Array]) -> tuple[Array, Array, float]:
+    """Minus log ratio of each pair of neighbours, influence of each sweep on it, and the gap of the whole."""
     step = np.diff(betas)
     pooled = np.concatenate(energies)
     lower, upper = step * pooled[:, :-1], step * pooled[:, 1:]
@@ -56,9 +74,8 @@ def evidence(betas: Array, energies: Sequence[Array]) -> Evidence:
     shift = _solve(lower, upper)
     a, b = _fermi(lower - shift), _fermi(shift - upper)
     slope = np.mean(a * (1.0 - a), axis=0) + np.mean(b * (1.0 - b), axis=0)
-    influence = ((a - b) / np.maximum(slope, 1e-300)).sum(axis=1).reshape(len(energies), -1)
     gap = abs(log_mean_exp(-lower).sum() + log_mean_exp(upper).sum())
-    return Evidence(-float(shift.sum()), math.sqrt(replicated_variance(influence)), float(gap))
+    return shift, (a - b) / np.maximum(slope, 1e-300), float(gap)
 
 
 def replicated_variance(influence: Array) -> float:

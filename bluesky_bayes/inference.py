@@ -29,6 +29,10 @@ from bluesky_bayes.tasks import Block, blocks_of, make_task, shape_source, shape
 
 BATCH = 16
 """Data sets sampled side by side; more wait their turn, so that memory stays bounded."""
+WARMING = 24
+"""Sweeps that warm kernels up: enough for batches of an error."""
+MOST_POINTS, MOST_TERMS = 100_000, 20
+"""The largest data set and model: memory grows with both, and nothing beyond was tried."""
 
 
 def select(
@@ -166,6 +170,26 @@ def select_iter(
             yield selection
 
 
+def run_to_the_end(
+    data: Dataset,
+    candidates: Candidates,
+    noise: Noise,
+    settings: Settings | None,
+    error: float | None,
+    seed: int,
+    threads: int | None,
+    from_prior: bool,
+) -> list[Job]:
+    """Every model's job when it is sure, each as a question of its own."""
+    settings = _settings(settings, error, None)
+    question = _Question.of(data, candidates, noise)
+    jobs = question.jobs(settings, seed, from_prior=from_prior)
+    with _compiling([question]), _executor(threads) as executor:
+        for _ in run_jobs([[job] for job in jobs], settings, executor, False):
+            pass
+    return jobs
+
+
 def refined(selection: Selection, error: float | None, budget: float | None, threads: int | None) -> Selection:
     """Go on with a selection, see `Selection.refine`."""
     if not selection.standings:
@@ -194,10 +218,10 @@ def warm_up(candidates: Candidates) -> None:
     """Compile the kernels that these candidates need, or load them from the cache, by asking a tiny question."""
     x = np.linspace(0.0, 1.0, 16)
     question = _Question.of(Dataset(x, x), candidates, Gaussian(1.0))
-    job = question.jobs(Settings(chains=2), 0, SAMPLERS["exchange"], None)[-1]
+    job = question.jobs(Settings(chains=2), 0)[-1]
     with _compiling([question]):
         job.prepare()
-        job.take([job.step(chain, 2) for chain in range(2)])
+        job.take([job.step(chain, WARMING) for chain in range(2)])
         curves_of(job.kernels, job.task, job.infos[0].samples)
 
 
@@ -213,19 +237,27 @@ class _Question:
 
     @classmethod
     def of(cls, data: Dataset, candidates: Candidates, noise: Noise | None) -> _Question:
+        _check_size(data, candidates)
         noise = noise_for(data, noise)
         candidates = candidates.resolved(data, noise)
         (block,) = blocks_of([data], [noise], candidates.models)
         return cls(data, noise, candidates, block, single_precision_is_enough(block))
 
-    def jobs(self, settings: Settings, seed: int, sampler: Sampler, start: Selection | None) -> list[Job]:
+    def jobs(
+        self,
+        settings: Settings,
+        seed: int,
+        sampler: Sampler = SAMPLERS["exchange"],
+        start: Selection | None = None,
+        from_prior: bool = False,
+    ) -> list[Job]:
         """A job for each model, begun at the posterior of the model of that name in `start`."""
         models = self.candidates.models
         kinds = shape_sources(models)
         kernels = kernels_for(kinds, self.single)
         tasks = [make_task([self.block], model, kinds, self.single) for model in models]
         return [
-            Job(kernels, task, settings, seed, model, sampler, _earlier(start, model, task))
+            Job(kernels, task, settings, seed, model, sampler, _earlier(start, model, task), from_prior)
             for model, task in zip(models, tasks, strict=True)
         ]
 
@@ -337,6 +369,20 @@ def _notes(question: _Question, jobs: Sequence[Job]) -> Iterator[str]:
     yield f"sampled by {words}{near}"
     if not question.single:
         yield "curves were computed in float64, since float32 would round them too much for these data"
+
+
+def _check_size(data: Dataset, candidates: Candidates) -> None:
+    if data.n > MOST_POINTS:
+        raise ValueError(
+            f"{data.origin.y!r} has {data.n} points, and at most {MOST_POINTS} can be analysed; rebin them or cut the "
+            "range"
+        )
+    largest = max(candidates.models, key=lambda model: len(model.terms))
+    if len(largest.terms) > MOST_TERMS:
+        raise ValueError(
+            f"model {largest.name!r} has {len(largest.terms)} components, and at most {MOST_TERMS} can be analysed; "
+            "ask for fewer or cut the range"
+        )
 
 
 def _settings(settings: Settings | None, error: float | None, budget: float | None) -> Settings:

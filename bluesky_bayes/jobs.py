@@ -69,6 +69,8 @@ class Job:
     sampler : Sampler
     earlier : (n, n_parameters) float64, optional
         Whitened draws of a similar data set's posterior, to begin with.
+    from_prior : bool
+        Whether the way must begin at the prior, so that every level is the posterior of a larger noise.
     """
 
     def __init__(
@@ -80,9 +82,10 @@ class Job:
         model: Model,
         sampler: Sampler = SAMPLERS["exchange"],
         earlier: Array | None = None,
+        from_prior: bool = False,
     ) -> None:
         self.kernels, self.task, self.settings, self.model = kernels, task, settings, model
-        self.sampler, self.earlier = sampler, earlier
+        self.sampler, self.earlier, self.from_prior = sampler, earlier, from_prior
         self.keys = [chain_key(seed, model.name, chain) for chain in range(settings.chains)]
         self.states: tuple[State, ...] = ()
         self.infos: tuple[Info, ...] = ()
@@ -128,7 +131,7 @@ class Job:
 
     def _narrowed(self, way: Cooling, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
         """A mixture fitted to the particles near the posterior and the way from there, if it is short."""
-        if not len(self.task.tables):
+        if self.from_prior or not len(self.task.tables):
             return None
         fitted = fitted_start(way.warm, groups_of(self.model), rng)
         found = self._cooled(fitted, NARROW, NARROWING)
@@ -158,7 +161,7 @@ class Job:
         share = self.length * len(self.infos) / sum(info.n_drawn for info in self.infos)
         drawn = sum(info.n_drawn for info in self.infos)
         self.ladder = _over_prior(self.sampler.evidence(self.path, self.infos), self.path.start, share, drawn)
-        if len(self.task.tables):
+        if len(self.task.tables) and not self.from_prior:
             self.bridge = self._bridged()
 
     def _bridged(self) -> Evidence:

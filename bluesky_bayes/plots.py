@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bluesky_bayes.model import Model, Term
+    from bluesky_bayes.noise_scan import NoiseScan
     from bluesky_bayes.selection import Selection
 
 INK, DETAILS, WARNING, POINTS = "#222222", "#5a5a5a", "#a33b00", "#5b6770"
@@ -175,6 +176,28 @@ def _draw_probabilities(axes: Axes, selection: Selection) -> None:
     axes.set_xticks([0, 0.5, 1])
     axes.spines["bottom"].set_bounds(0, 1)
     axes.set_xlabel("p(model | data)", loc="left")
+
+
+def plot_noise_scan(scan: NoiseScan) -> Figure:
+    """Free energy of each model against the size of the noise, with the best of each marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    free_energy = -scan.log_evidence
+    lowest = float(free_energy.min())
+    for name, curve, error in zip(scan.names, free_energy, scan.log_evidence_error, strict=True):
+        best = int(np.argmin(curve))
+        (line,) = axes.plot(scan.sigma, curve - lowest + 1.0, label=f"{name}: {scan.sigma[best]:.3g}")
+        axes.fill_between(scan.sigma, curve - error - lowest + 1.0, curve + error - lowest + 1.0, alpha=0.3, lw=0)
+        axes.plot(scan.sigma[best], curve[best] - lowest + 1.0, "o", color=line.get_color())
+    axes.set(
+        xscale="log", yscale="log", xlabel="noise (unit of y)", ylabel="free energy above the lowest, plus 1 (nats)"
+    )
+    axes.legend(title="model: best noise", frameon=False)
+    model, sigma = scan.best
+    axes.set_title(f"{model}, noise {sigma:.3g}", loc="left")
+    return figure
 
 
 def _padded(x: Array) -> tuple[float, float]:

@@ -105,9 +105,13 @@ def single_precision_is_enough(block: Block) -> bool:
         return False
     noise = 1.0 / math.sqrt(float(np.max(block.weight)))
     if block.unknown:
-        roughness = np.abs(np.diff(block.y, 2)) if block.y.size > 2 else np.zeros(1)
-        noise = float(np.median(roughness)) / 1.65
+        noise = rough_noise(block.y)
     return EPS * largest < noise / 15.0
+
+
+def rough_noise(y: Array) -> float:
+    """Standard deviation of the noise, told from second differences of neighbouring points; 0 for fewer than three."""
+    return float(np.median(np.abs(np.diff(y, 2)))) / 1.65 if y.size > 2 else 0.0
 
 
 def shape_sources(models: Sequence[Model]) -> tuple[ShapeSource, ...]:

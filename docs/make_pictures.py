@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from bluesky_bayes import Dataset, Gaussian, Selection, select
+from bluesky_bayes import Dataset, Gaussian, NoiseScan, Selection, noise_scan, select
 from bluesky_bayes.dataset import Origin
 from bluesky_bayes.families import peaks
 from bluesky_bayes.simulated import three_peaks
@@ -47,6 +47,13 @@ def rocking_curve_answer() -> Selection:
     return select(data, candidates, seed=0)
 
 
+def one_peak_scan() -> NoiseScan:
+    """Answer the worked example of docs/noise-and-priors.md."""
+    x = np.linspace(-3, 3, 101)
+    y = 2 * np.exp(-0.5 * (x / 0.4) ** 2) + 0.1 * np.random.default_rng(0).standard_normal(101)
+    return noise_scan(Dataset(x, y), peaks(counts=range(0, 3)))
+
+
 def draw(figure: Figure, name: str) -> None:
     """Put a picture into docs/_static."""
     figure.savefig(STATIC / f"{name}.png", dpi=110)
@@ -70,3 +77,4 @@ if __name__ == "__main__":
     write(rocking_curve, "rocking-curve")
     names = ["peak1.center", "peak1.area", "peak2.center", "peak2.area"]
     draw(rocking_curve.plot_corner(names=names), "rocking-curve-corner")
+    draw(one_peak_scan().plot(), "noise-scan")

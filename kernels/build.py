@@ -31,7 +31,9 @@ import numpy as np
 import numba
 jit = numba.njit(fastmath={flags}, error_model="numpy", nogil=True, cache=True, _nrt=False)
 in_order = numba.njit(fastmath={in_order}, error_model="numpy", nogil=True, cache=True, _nrt=False)
-small = numba.njit(fastmath={flags}, error_model="numpy", nogil=True, cache=True, _nrt=False, forceinline=True)
+alone = dict(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner = numba.njit(fastmath={flags}, error_model="numpy", nogil=True, _nrt=False, **alone)
+small = numba.njit(fastmath={flags}, error_model="numpy", nogil=True, _nrt=False, forceinline=True, **alone)
 U64 = np.uint64
 SINGLE = {single}
 F = np.float{bits}

@@ -16,6 +16,7 @@ from bluesky_bayes.kernels.plain import (
     cos_turns,
     exp_double,
     fill_curve,
+    inner,
     jit,
     log,
     log_double,
@@ -36,6 +37,7 @@ MOVE, SWAP, RESAMPLE = 0, 1, 2
 TERMS = 16
 BINS, JUMP_EVERY = 24, 4
 ROOT_2PI = 2.5066282746310002
+EDGE, OUTSIDE = 0.01, 10.0
 
 
 @small
@@ -84,7 +86,7 @@ def quantile(task, j, z):
 
 @small
 def slot_value(task, state, slot, p, moved, value):
-    """Value of a slot for replica `p` when parameter `moved` (or none: -1) is taken at `value`."""
+    """Value of a slot for replica `p` when parameter `moved` (below 0: none) is taken at `value`."""
     j = task.slot_parameter[slot]
     if j < 0:
         return task.slot_offset[slot]
@@ -112,7 +114,7 @@ def subtract_curve(weight, w0, change, residual, r0, curve, c0, trial, t0, n):
     return s
 
 
-@jit
+@inner
 def poisson_deviance(exposure, y, inverse_y, w0, residual, r0, n):
     """Half the Poisson deviance; the model's rate is minus the residual, and never below 1e-30 counts."""
     w, r = U64(w0), U64(r0)
@@ -123,7 +125,7 @@ def poisson_deviance(exposure, y, inverse_y, w0, residual, r0, n):
     return s
 
 
-@jit
+@inner
 def log_tails(weight, w0, factor, residual, r0, n):
     """Sum of the logarithms of ``1 + factor * weight * residual^2``."""
     w, r = U64(w0), U64(r0)
@@ -224,7 +226,7 @@ def total_energy(task, state, parts, at, p, moved, value):
     return energy if energy < IMPOSSIBLE else IMPOSSIBLE
 
 
-@jit
+@inner
 def copy_points(source, s0, target, t0, n):
     """Copy `n` points."""
     s, t = U64(s0), U64(t0)
@@ -232,7 +234,7 @@ def copy_points(source, s0, target, t0, n):
         target[t + i] = source[s + i]
 
 
-@jit
+@inner
 def sum_of_squares(weight, w0, residual, r0, n):
     """Weighted sum of squares in float64."""
     w, r = U64(w0), U64(r0)
@@ -243,7 +245,7 @@ def sum_of_squares(weight, w0, residual, r0, n):
     return total
 
 
-@jit
+@inner
 def log_sum(terms, at):
     """Logarithm of the sum of the exponentials of the `TERMS` numbers from `at`."""
     a = U64(at)
@@ -352,7 +354,7 @@ def commit_reference(reference, score, p, j, z):
 @jit
 def rebuild(task, state, p, scratch):
     """Everything of replica `p` from its coordinates."""
-    n_points, n_curves = task.x.size, task.curve_start[task.term_kind.size]
+    n_points, n_curves, none = task.x.size, task.curve_start[task.term_kind.size], -1 - p
     residual, curves = state.residual, state.curves
     for j in range(state.theta.shape[1]):
         state.theta[p, j] = quantile(task, j, state.z[p, j])
@@ -364,9 +366,9 @@ def rebuild(task, state, p, scratch):
     for term in range(task.term_kind.size):
         block = task.term_block[term]
         a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
-        load_values(task, state, term, p, -1, 0.0, scratch.values)
+        load_values(task, state, term, p, none, 0.0, scratch.values)
         fill_curve(task.term_kind[term], scratch.values, task.x, a, curves, p * n_curves + c, b - a)
-        amplitude = F(slot_value(task, state, task.slot_start[term], p, -1, 0.0))
+        amplitude = F(slot_value(task, state, task.slot_start[term], p, none, 0.0))
         r0 = p * n_points + a
         amplitude_part(task, term, amplitude, residual, r0, curves, p * n_curves + c, scratch.residual)
         copy_points(scratch.residual, a, residual, r0, b - a)
@@ -374,8 +376,8 @@ def rebuild(task, state, p, scratch):
         a, b = task.block_start[block], task.block_start[block + 1]
         square = sum_of_squares(task.weight, a, residual, p * n_points + a, b - a)
         state.squares[p, block] = square
-        state.parts[p, block] = block_part(task, state, block, square, residual, p * n_points + a, p, -1, 0.0)
-    state.energy[p] = total_energy(task, state, state.parts, p, p, -1, 0.0)
+        state.parts[p, block] = block_part(task, state, block, square, residual, p * n_points + a, p, none, 0.0)
+    state.energy[p] = total_energy(task, state, state.parts, p, p, none, 0.0)
 
 
 @small
@@ -396,7 +398,7 @@ def propose(task, state, p, j, value, scratch):
         a = task.block_start[block]
         slot = task.slot_start[term]
         c = task.curve_start[term]
-        old = F(slot_value(task, state, slot, p, -1, 0.0))
+        old = F(slot_value(task, state, slot, p, j, state.theta[p, j]))
         change = F(slot_value(task, state, slot, p, j, value)) - old
         again = touch > first and task.term_block[task.touch_term[touch - 1]] == block
         source = scratch.residual if again else residual
@@ -412,7 +414,7 @@ def propose(task, state, p, j, value, scratch):
         if not more:
             scratch.squares[0, block] = square
             scratch.parts[0, block] = block_part(task, state, block, square, scratch.residual, a, p, j, value)
-    return total_energy(task, state, scratch.parts, 0, p, j, value)
+    return total_energy(task, state, scratch.parts, scratch.parts.shape[0] - 1, p, j, value)
 
 
 @small
@@ -446,29 +448,7 @@ def commit(task, state, p, j, z, value, energy, scratch):
             copy_points(scratch.curves, c, curves, p * n_curves + c, b - a)
 
 
-@jit
-def sweep_replica(task, reference, state, score, p, beta, steps, level, accepted, draw, sweep, scratch):
-    """One move of every parameter of replica `p` at inverse temperature `beta`, and jumps now and then."""
-    from_prior = reference.log_weight.size == 0
-    for j in range(state.z.shape[1]):
-        g = task.step_group[j]
-        s = min(1.0, steps[level, g] * (WIDE if (sweep + j) % WIDE_EVERY == 0 else 1.0))
-        z = np.sqrt(1.0 - s * s) * state.z[p, j] + s * scratch.normals[draw + j]
-        value = quantile(task, j, z)
-        energy = propose(task, state, p, j, value, scratch)
-        change = 0.0 if from_prior else trial_reference(reference, score, p, j, z) - score.value[p]
-        gain = -beta * (energy - state.energy[p]) - (1.0 - beta) * change
-        accepted[g] += np.exp(gain) if gain < 0.0 else 1.0
-        if gain >= 0.0 or scratch.log_uniforms[draw + j] < gain:
-            if not from_prior:
-                commit_reference(reference, score, p, j, z)
-            commit(task, state, p, j, z, value, energy, scratch)
-    for k in range(task.jump_term.size):
-        if (sweep + k) % JUMP_EVERY == 0:
-            jump(task, reference, state, score, p, beta, k, draw + state.z.shape[1] + 2 * k, scratch)
-
-
-@jit
+@inner
 def lack_of_signal(weight, w0, residual, r0, curve, c0, amplitude, n):
     """Weighted sum of the residual without a component."""
     w, r, c = U64(w0), U64(r0), U64(c0)
@@ -478,7 +458,7 @@ def lack_of_signal(weight, w0, residual, r0, curve, c0, amplitude, n):
     return s
 
 
-@jit
+@inner
 def lack_of_counts(exposure, y, inverse_y, w0, residual, r0, curve, c0, amplitude, n):
     """Sum of the counts that the model lacks without a component, each in units of its variance."""
     w, r, c = U64(w0), U64(r0), U64(c0)
@@ -500,13 +480,13 @@ def bin_edge(task, block, b):
     return 0.5 * (float(task.x[a + i - 1]) + float(task.x[a + i]))
 
 
-@jit
+@inner
 def fill_bins(task, state, p, term, bins):
     """Share of each bin in what the model of replica `p` lacks without a term: the square of the residual's sum."""
-    block = task.term_block[term]
+    block, none = task.term_block[term], -1 - p
     a, n = task.block_start[block], int(task.n_data[block])
     r0, c0 = p * task.x.size + a, p * task.curve_start[task.term_kind.size] + task.curve_start[term]
-    amplitude = F(slot_value(task, state, task.slot_start[term], p, -1, 0.0))
+    amplitude = F(slot_value(task, state, task.slot_start[term], p, none, 0.0))
     residual, curves, total = state.residual, state.curves, 0.0
     for b in range(BINS):
         low, high = b * n // BINS, (b + 1) * n // BINS
@@ -553,13 +533,13 @@ def coordinate(task, j, value):
     return (low + f) * (2.0 * task.z_max[0] / (task.tables.shape[1] - 1)) - task.z_max[0]
 
 
-@jit
-def jump(task, reference, state, score, p, beta, k, draw, scratch):
-    """Move component `k` of those that have a location to where the model lacks one, or anywhere in the prior.
+@inner
+def jump(task, state, p, k, draw, scratch):
+    """Coordinate that takes component `k` of those with a location to where the model lacks one, or anywhere.
 
-    What is lacking is seen without the component, so that the way back has the same density to choose from.
+    Given with it is the log ratio of the chances of the way back and forth. What is lacking is seen without the
+    component, so that it looks the same from the new place.
     """
-    from_prior = reference.log_weight.size == 0
     slot, term = task.jump_slot[k], task.jump_term[k]
     j, block = task.slot_parameter[slot], task.term_block[term]
     bins = scratch.bins
@@ -574,21 +554,45 @@ def jump(task, reference, state, score, p, beta, k, draw, scratch):
             low, high = bin_edge(task, block, b), bin_edge(task, block, b + 1)
             x = low + (high - low) * min(u / bins[b], 1.0)
             z = coordinate(task, j, (x - task.slot_offset[slot]) / task.slot_scale[slot])
-    if abs(z) > task.z_max[0] - 0.01:
-        return
-    value = quantile(task, j, z)
-    energy = propose(task, state, p, j, value, scratch)
-    change = 0.0 if from_prior else trial_reference(reference, score, p, j, z) - score.value[p]
-    there = jump_density(task, block, j, slot, z, value, bins)
+            if abs(z) > task.z_max[0] - EDGE:
+                z = OUTSIDE
+    there = jump_density(task, block, j, slot, z, quantile(task, j, z), bins)
     here = jump_density(task, block, j, slot, state.z[p, j], state.theta[p, j], bins)
-    gain = -beta * (energy - state.energy[p]) - (1.0 - beta) * change + np.log(here / there)
-    if gain >= 0.0 or scratch.log_uniforms[draw + 1] < gain:
-        if not from_prior:
-            commit_reference(reference, score, p, j, z)
-        commit(task, state, p, j, z, value, energy, scratch)
+    return z, np.log(here / there)
 
 
-@jit
+@inner
+def sweep_replica(task, reference, state, score, p, beta, steps, level, accepted, draw, sweep, scratch):
+    """One move of every parameter of replica `p` at inverse temperature `beta`, and jumps now and then."""
+    from_prior, n_parameters = reference.log_weight.size == 0, state.z.shape[1]
+    for move in range(n_parameters + task.jump_term.size):
+        j, k, at, ratio = move, move - n_parameters, draw + move, 0.0
+        if k < 0:
+            g = task.step_group[j]
+            s = min(1.0, steps[level, g] * (WIDE if (sweep + j) % WIDE_EVERY == 0 else 1.0))
+            z = np.sqrt(1.0 - s * s) * state.z[p, j] + s * scratch.normals[at]
+        elif (sweep + k) % JUMP_EVERY == 0:
+            at += k
+            j = task.slot_parameter[task.jump_slot[k]]
+            z, ratio = jump(task, state, p, k, at, scratch)
+            at += 1
+        else:
+            continue
+        if abs(z) > task.z_max[0]:
+            continue
+        value = quantile(task, j, z)
+        energy = propose(task, state, p, j, value, scratch)
+        change = 0.0 if from_prior else trial_reference(reference, score, p, j, z) - score.value[p]
+        gain = ratio - beta * (energy - state.energy[p]) - (1.0 - beta) * change
+        if k < 0:
+            accepted[g] += np.exp(gain) if gain < 0.0 else 1.0
+        if gain >= 0.0 or scratch.log_uniforms[at] < gain:
+            if not from_prior:
+                commit_reference(reference, score, p, j, z)
+            commit(task, state, p, j, z, value, energy, scratch)
+
+
+@inner
 def renew_replica(task, reference, state, score, p, fresh, t, scratch):
     """Replica `p` at an independent draw of the reference."""
     for j in range(state.z.shape[1]):
@@ -598,7 +602,7 @@ def renew_replica(task, reference, state, score, p, fresh, t, scratch):
     refer(reference, score, p)
 
 
-@jit
+@inner
 def swap_neighbours(parity, betas, energy, reference, order, log_uniforms, rejected):
     """Exchange neighbouring temperatures, pairs that begin at `parity`; adds each pair's rejection probability."""
     for level in range(parity, betas.size - 1, 2):
@@ -612,7 +616,7 @@ def swap_neighbours(parity, betas, energy, reference, order, log_uniforms, rejec
             order[level], order[level + 1] = upper, lower
 
 
-@jit
+@inner
 def count_trips(order, trips):
     """Note which replicas stand at the ends; a round trip is an arrival at the hot end by way of the cold one."""
     hot, cold = order[0], order[order.size - 1]
@@ -709,24 +713,26 @@ def run_ladder(
 
 @small
 def settle(task, reference, state, score, z, i, scratch):
-    """Put the only replica of `state` to row `i` of `z`."""
+    """Put the only replica of `state` to row `i` of `z`; give its number."""
+    p = state.z.shape[0] - 1
     for j in range(z.shape[1]):
-        state.z[0, j] = z[i, j]
-        score.z[0, j] = z[i, j]
-    rebuild(task, state, 0, scratch)
-    refer(reference, score, 0)
+        state.z[p, j] = z[i, j]
+        score.z[p, j] = z[i, j]
+    rebuild(task, state, p, scratch)
+    refer(reference, score, p)
+    return p
 
 
 @jit
 def weigh(task, reference, state, score, z, scratch, energies, misfit):
     """`energies` (``E - V``) and `misfit` (E) of coordinates (n, n_parameters)."""
     for i in range(z.shape[0]):
-        settle(task, reference, state, score, z, i, scratch)
-        energies[i] = state.energy[0] - score.value[0]
-        misfit[i] = state.energy[0]
+        p = settle(task, reference, state, score, z, i, scratch)
+        energies[i] = state.energy[p] - score.value[p]
+        misfit[i] = state.energy[p]
 
 
-@jit
+@inner
 def lowest(energies):
     """Lowest of some energies."""
     least = energies[0]
@@ -735,7 +741,7 @@ def lowest(energies):
     return least
 
 
-@jit
+@inner
 def effective_share(change, energies, least):
     """Effective share of particles weighted by ``exp(-change * energy)``."""
     total, squares = 0.0, 0.0
@@ -746,7 +752,7 @@ def effective_share(change, energies, least):
     return total * total / (squares * energies.size)
 
 
-@jit
+@inner
 def next_beta(beta, energies, share):
     """The inverse temperature at which a share of the particles still counts."""
     least = lowest(energies)
@@ -818,16 +824,16 @@ def cool(
         for a in range(n_ancestors):
             while parent < n - 1 and weights[parent] * n_ancestors < (a + point) * total:
                 parent += 1
-            settle(task, reference, state, score, clouds[level - 1], parent, scratch)
+            p = settle(task, reference, state, score, clouds[level - 1], parent, scratch)
             for t in range(n_sweeps):
                 at = a * n_sweeps + t
                 fill_random(n_draws, at, round_ + level, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
-                sweep_replica(task, reference, state, score, 0, betas[level], steps, level, hits, 0, t, scratch)
-                energies[level, at] = state.energy[0] - score.value[0]
-                misfit[level, at] = state.energy[0]
+                sweep_replica(task, reference, state, score, p, betas[level], steps, level, hits, p, t, scratch)
+                energies[level, at] = state.energy[p] - score.value[p]
+                misfit[level, at] = state.energy[p]
                 eves[level, at] = eves[level - 1, parent]
                 for j in range(state.z.shape[1]):
-                    clouds[level, at, j] = state.z[0, j]
+                    clouds[level, at, j] = state.z[p, j]
     return level + 1
 
 
@@ -836,12 +842,13 @@ def evaluate(task, state, scratch, total):
     """Models of all replicas, (n_replicas, n_points), in units of each block's scale; curves stay in `state`."""
     n_curves = task.curve_start[task.term_kind.size]
     for p in range(state.z.shape[0]):
+        none = -1 - p
         rebuild(task, state, p, scratch)
         for i in range(total.shape[1]):
             total[p, i] = 0.0
         for term in range(task.term_kind.size):
             block = task.term_block[term]
             a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
-            amplitude = slot_value(task, state, task.slot_start[term], p, -1, 0.0)
+            amplitude = slot_value(task, state, task.slot_start[term], p, none, 0.0)
             for i in range(b - a):
                 total[p, a + i] += amplitude * state.curves[p * n_curves + c + i]

@@ -78,7 +78,7 @@ def trial_curve(
     raise NotImplementedError
 
 
-small = jit
+inner = small = jit
 __all__ = [
     "SINGLE",
     "U64",
@@ -87,6 +87,7 @@ __all__ = [
     "exp_double",
     "fill_curve",
     "in_order",
+    "inner",
     "jit",
     "log",
     "log_double",

@@ -12,7 +12,6 @@ from bluesky_bayes import Candidates, Dataset, Gaussian, Model, jobs, select
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.exchange import respaced
 from bluesky_bayes.inference import _Question
-from bluesky_bayes.jobs import SAMPLERS
 from bluesky_bayes.kernels.task import TERMS, new_score
 from bluesky_bayes.model import Slot, Term
 from bluesky_bayes.reference import POOLED_WEIGHT, PRIOR_WEIGHT, Start, first_start, fitted_start
@@ -30,9 +29,7 @@ def kernels() -> Any:
 
 def _job(count: int, noise: Gaussian | None = None) -> Any:
     candidates = nagata_candidates(range(count, count + 1))
-    return _Question.of(nagata_2012(), candidates, noise or Gaussian(0.1)).jobs(
-        Settings(), 0, SAMPLERS["exchange"], None
-    )[0]
+    return _Question.of(nagata_2012(), candidates, noise or Gaussian(0.1)).jobs(Settings(), 0)[0]
 
 
 def two_places(n: int, seed: int = 0) -> Array:

@@ -166,3 +166,11 @@ def test_the_bridges_error_notices_where_no_mixture_fits() -> None:
                 deviations.append((bridge[0] + 174.31 + NAGATA_NORMALISER) / bridge[1])
     assert min(stated[5]) > 1.5 * max(stated[3])
     assert np.sqrt(np.mean(np.square(deviations))) < 2.0
+
+
+def test_what_is_too_large_is_refused_in_words() -> None:
+    x = np.linspace(0, 1, 100_001)
+    with pytest.raises(ValueError, match="has 100001 points, and at most 100000 can be analysed; rebin"):
+        select(Dataset(x, x), peaks(counts=[1]), KNOWN)
+    with pytest.raises(ValueError, match="'25 peaks' has 26 components, and at most 20 can be analysed"):
+        select(rocking_curve(0), peaks(counts=[25]), KNOWN)
