@@ -168,7 +168,7 @@ def main() -> None:
         print("\nProbabilities of the models")
         print_probabilities(outcomes)
         print(f"\nWhat it looks like when the noise is {UNDERSTATED} times as large as it is said to be")
-        ranked(executor, [("decays", "known")], options.draws, UNDERSTATED)
+        ranked(executor, [("polynomials", "known")], options.draws, UNDERSTATED)
     print(f"\n{time.perf_counter() - start:.0f} s with {options.processes} processes")
     if options.picture:
         draw(outcomes, options.picture)

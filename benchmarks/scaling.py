@@ -24,7 +24,7 @@ def fixed(sweeps: int) -> Settings:
     return Settings(sweeps=sweeps, longest=sweeps, chains=2, error=1e9)
 
 
-FEW, MANY = fixed(200), fixed(600)
+FEW, MANY = fixed(200), fixed(2200)
 MEMORY = """
 import resource, sys
 sys.path.insert(0, {folder!r})
@@ -92,7 +92,7 @@ def cpu(data: Dataset, candidates: Candidates, noise: Gaussian, settings: Settin
 
 
 def sweeping(n: int, k: int) -> float:
-    """CPU time of 400 sweeps that count and 200 that tune, or 400 where the ladder begins at the prior."""
+    """CPU time of 2000 sweeps that count and of those that tune: half as many, or as many from the prior."""
     return cpu(*question(n, k), MANY) - cpu(*question(n, k), FEW)
 
 
@@ -142,7 +142,7 @@ def main() -> None:
     print(describe())
     cpu(*question(100, 1))
     few, points = (100, 300, 1000, 3000), (3000, 10_000, 30_000, 100_000)
-    more = "400 sweeps of 2 chains, and the tuning for them"
+    more = "2000 sweeps of 2 chains, and the tuning for them"
     print_growth("Points (2 peaks): whole answers", few, lambda n: cpu(*question(n, 2)), repeats)
     print_growth(f"Points (2 peaks): {more}", few, lambda n: sweeping(n, 2), repeats)
     print_growth(f"Points (2 peaks): {more}", points, lambda n: sweeping(n, 2), repeats)
