@@ -20,7 +20,7 @@ import numpy.typing as npt
 from problems import decay
 from scipy import special, stats
 
-from bluesky_bayes import Candidates, Dataset, Gaussian, Model, Poisson, Selection, Settings, select
+from bluesky_bayes import Candidates, Dataset, Gaussian, Model, Poisson, Selection, Settings, StudentT, select
 from bluesky_bayes.candidates import family
 from bluesky_bayes.dataset import Array, BoolArray
 from bluesky_bayes.families import peaks
@@ -55,6 +55,7 @@ def _counts(rng: np.random.Generator, curve: Array, sigma: float) -> Array:
 NOISES = {
     "known": NoiseKind(Gaussian(KNOWN_SIGMA), _added(np.random.Generator.standard_normal)),
     "unknown": NoiseKind(Gaussian(prior=stats.loguniform(2.0, 20.0)), _added(np.random.Generator.standard_normal)),
+    "heavy tails": NoiseKind(StudentT(KNOWN_SIGMA, dof=4.0), _added(lambda rng, n: rng.standard_t(4.0, n))),
     "counts": NoiseKind(Poisson(), _counts),
 }
 
