@@ -81,7 +81,7 @@ def _bennett(betas: Array, energies: Sequence[Array]) -> tuple[Array, Array, flo
 def replicated_variance(influence: Array) -> float:
     """Variance of the mean of all entries of (n_chains, n_sweeps), by batches about the common mean."""
     coarse, fine = (_batch_variance(influence, n) for n in (BATCHES, 3 * BATCHES))
-    between = _batch_variance(influence, 1)
+    between = _batch_variance(influence, 1) if len(influence) > 1 else 0.0
     return max(coarse, 2.0 * coarse - fine, between)
 
 
