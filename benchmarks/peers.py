@@ -42,7 +42,6 @@ from rich.table import Table
 from scipy import special
 
 from bluesky_bayes import Candidates, Dataset, Gaussian, select
-from bluesky_bayes.sampler import Settings
 
 SIGMA = 0.1
 PROGRESS = ("tool", "problem", "seed", "status", "cpu", "log_z", "error")
@@ -179,7 +178,7 @@ def ours(error: float) -> Callable[[Question], Tool]:
                 Gaussian(SIGMA),
                 seed=seed,
                 threads=1,
-                settings=Settings(error=error),
+                error=error,
             )
             return float(selection.log_evidence[0]), float(selection.log_evidence_error[0])
 
