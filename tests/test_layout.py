@@ -21,6 +21,7 @@ def test_the_public_names_are_these() -> None:
         "Dataset",
         "Gaussian",
         "Model",
+        "NoiseScan",
         "Parameter",
         "Poisson",
         "Posterior",
@@ -28,7 +29,9 @@ def test_the_public_names_are_these() -> None:
         "Settings",
         "StudentT",
         "component",
+        "noise_scan",
         "select",
+        "select_iter",
         "select_many",
     ]
     assert bluesky_bayes.callbacks.__all__ == ["BayesCallback"]

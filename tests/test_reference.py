@@ -132,7 +132,7 @@ def test_an_identified_model_starts_from_its_reference_and_an_overfitted_one_fro
     for count, fitted in ((3, True), (5, False)):
         job = _job(count)
         job.prepare()
-        assert bool(job.start.weights.size) is fitted
+        assert bool(job.path.start.weights.size) is fitted
 
 
 @pytest.mark.parametrize(
