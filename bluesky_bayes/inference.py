@@ -73,8 +73,8 @@ def select(
     settings : Settings, optional
         How long to sample.
     sampler : {"auto", "exchange", "smc"}
-        Replica exchange, or sequential Monte Carlo; "auto" is replica exchange, which was measured to be surer in the
-        same time.
+        Replica exchange, or sequential Monte Carlo; "auto" is replica exchange, which was measured to be the surer one
+        where the data determine the model.
     device : {"auto", "cpu"}
     threads : int, optional
         By default as many as there are processors to run on.
