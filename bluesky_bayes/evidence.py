@@ -109,6 +109,13 @@ def log_mean_exp(values: Array) -> Array:
     return mean
 
 
+def softmax(score: Array) -> Array:
+    """Exponentials, scaled to add up to one along the first axis."""
+    weights: Array = np.exp(score - score.max(axis=0))
+    weights /= weights.sum(axis=0)
+    return weights
+
+
 def _fermi(x: Array) -> Array:
     """1 / (1 + exp(x)) without overflow."""
     half: Array = 0.5 * (1.0 - np.tanh(0.5 * x))

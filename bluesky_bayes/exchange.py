@@ -32,8 +32,7 @@ class Exchange:
 
     def path(self, kernels: Any, task: Task, start: Start, cooling: Cooling) -> Path:
         """Temperatures evenly spaced in the barrier that the particles tell."""
-        thin = 1 + cooling.energies.shape[1] // MOST_ENERGIES
-        betas, position, _ = respaced(cooling.betas, list(cooling.energies[:, ::thin]))
+        betas, position, _ = _respaced(cooling)
         return Path(kernels, task, start, betas, _carried(np.log(cooling.steps), position))
 
     def init(self, path: Path, cooling: Cooling, rng: np.random.Generator) -> State:
@@ -63,9 +62,9 @@ class Exchange:
         )  # fmt: skip
         return State(replicas.z[order], steps, state.number + 1), info
 
-    def shares(self, path: Path, infos: Sequence[Info]) -> Array:
-        """All alike."""
-        return np.full(len(infos), 1.0 / len(infos))
+    def mixed(self, path: Path, infos: Sequence[Info], z: Array, rng: np.random.Generator) -> Array:
+        """As they are."""
+        return z
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Bennett's ratio between neighbours."""
@@ -74,8 +73,13 @@ class Exchange:
 
 def barrier_of(cooling: Cooling) -> float:
     """Communication barrier that the particles tell."""
+    return _respaced(cooling)[2]
+
+
+def _respaced(cooling: Cooling) -> tuple[Array, Array, float]:
+    """`respaced` by some of the particles."""
     thin = 1 + cooling.energies.shape[1] // MOST_ENERGIES
-    return respaced(cooling.betas, list(cooling.energies[:, ::thin]))[2]
+    return respaced(cooling.betas, list(cooling.energies[:, ::thin]))
 
 
 def _carried(log_steps: Array, position: Array) -> Array:

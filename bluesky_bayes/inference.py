@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import time
@@ -134,8 +133,8 @@ def select_many(
         for first in range(0, len(questions), BATCH):
             batch = questions[first : first + BATCH]
             jobs = [question.jobs(settings, seed, chosen, start) for question in batch]
-            *_, last = _answers(batch, jobs, settings, seed, executor, False)
-            answers += last
+            (found,) = _answers(batch, jobs, settings, seed, executor, False)
+            answers += found
     return answers
 
 
@@ -153,7 +152,7 @@ def select_iter(
     device: str = "auto",
     threads: int | None = None,
 ) -> Iterator[Selection]:
-    """The answer as it grows: a first look after some hundredths of a second, then one after each round.
+    """The answer as it grows: a first look after about a tenth of a second, then one after each round.
 
     Parameters and errors are those of `select`, which gives the last one; stop whenever the answer is good enough.
 
@@ -170,7 +169,7 @@ def select_iter(
             yield selection
 
 
-def run_to_the_end(
+def jobs_from_prior(
     data: Dataset,
     candidates: Candidates,
     noise: Noise,
@@ -178,12 +177,11 @@ def run_to_the_end(
     error: float | None,
     seed: int,
     threads: int | None,
-    from_prior: bool,
 ) -> list[Job]:
-    """Every model's job when it is sure, each as a question of its own."""
+    """Every model's job when it is sure, begun at the prior, each as a question of its own."""
     settings = _settings(settings, error, None)
     question = _Question.of(data, candidates, noise)
-    jobs = question.jobs(settings, seed, from_prior=from_prior)
+    jobs = question.jobs(settings, seed, from_prior=True)
     with _compiling([question]), _executor(threads) as executor:
         for _ in run_jobs([[job] for job in jobs], settings, executor, False):
             pass
@@ -205,13 +203,11 @@ def refined(selection: Selection, error: float | None, budget: float | None, thr
         error = 0.5 * min(selection.settings.error, float(selection.log_evidence_error.max()) or math.inf)
     done = max(len(standing.infos[0].misfit) for standing in selection.standings)
     settings = replace(selection.settings, error=error, budget=budget, longest=done + selection.settings.longest)
-    jobs = question.jobs(settings, selection.seed, SAMPLERS[selection.sampler], None)
+    jobs = question.jobs(settings, selection.seed, SAMPLERS[selection.sampler])
     with _compiling([question]), _executor(threads) as executor:
         list(executor.map(Job.resume, jobs, selection.standings))
-        *_, last = itertools.chain(
-            [[selection]], _answers([question], [jobs], settings, selection.seed, executor, False)
-        )
-    return last[0]
+        ((last,),) = _answers([question], [jobs], settings, selection.seed, executor, False)
+    return last
 
 
 def warm_up(candidates: Candidates) -> None:
@@ -387,7 +383,11 @@ def _check_size(data: Dataset, candidates: Candidates) -> None:
 
 def _settings(settings: Settings | None, error: float | None, budget: float | None) -> Settings:
     settings = settings or Settings()
-    return replace(settings, error=error or settings.error, budget=budget or settings.budget)
+    return replace(
+        settings,
+        error=settings.error if error is None else error,
+        budget=settings.budget if budget is None else budget,
+    )
 
 
 def _sampler(sampler: str, device: str) -> Sampler:

@@ -86,6 +86,7 @@ class Job:
     ) -> None:
         self.kernels, self.task, self.settings, self.model = kernels, task, settings, model
         self.sampler, self.earlier, self.from_prior = sampler, earlier, from_prior
+        self.groups = groups_of(model)
         self.keys = [chain_key(seed, model.name, chain) for chain in range(settings.chains)]
         self.states: tuple[State, ...] = ()
         self.infos: tuple[Info, ...] = ()
@@ -95,8 +96,7 @@ class Job:
     def look(self) -> None:
         """A first answer by a few particles."""
         start = first_start(self.task)
-        self.cloud = self._cooled(start, LOOK, LOOKING)
-        cloud = self.cloud
+        cloud = self._cooled(start, LOOK, LOOKING)
         n = cloud.misfit.shape[1]
         self.path = self.sampler.path(self.kernels, self.task, start, cloud)
         self.infos = (
@@ -125,7 +125,7 @@ class Job:
         """A near reference by way of an earlier posterior, widened since these data scatter in another way."""
         if self.earlier is None:
             return None
-        wide = fitted_start(self.earlier, groups_of(self.model), rng, EARLIER_WIDER)
+        wide = fitted_start(self.earlier, self.groups, rng, EARLIER_WIDER)
         found = self._cooled(wide, REPEAT, REPEATING)
         return self._narrowed(found, rng) if barrier_of(found) < NEAR_EARLIER else None
 
@@ -133,7 +133,7 @@ class Job:
         """A mixture fitted to the particles near the posterior and the way from there, if it is short."""
         if self.from_prior or not len(self.task.tables):
             return None
-        fitted = fitted_start(way.warm, groups_of(self.model), rng)
+        fitted = fitted_start(way.warm, self.groups, rng)
         found = self._cooled(fitted, NARROW, NARROWING)
         return (fitted, found) if barrier_of(found) < NEAR else None
 
@@ -158,8 +158,8 @@ class Job:
 
     def weigh(self) -> None:
         """Evidence by both estimators."""
-        share = self.length * len(self.infos) / sum(info.n_drawn for info in self.infos)
         drawn = sum(info.n_drawn for info in self.infos)
+        share = self.length * len(self.infos) / drawn
         self.ladder = _over_prior(self.sampler.evidence(self.path, self.infos), self.path.start, share, drawn)
         if len(self.task.tables) and not self.from_prior:
             self.bridge = self._bridged()
@@ -172,10 +172,10 @@ class Job:
         """
         half = len(self.infos) // 2
         thin = 1 + self.length * half // MOST_BRIDGED
-        rng, groups = generator(self.keys[0], 2 + self.states[0].number), groups_of(self.model)
+        rng = generator(self.keys[0], 2 + self.states[0].number)
         found = []
         for fit, use in ((self.infos[:half], self.infos[half:]), (self.infos[half:], self.infos[:half])):
-            start = fitted_start(np.concatenate([info.samples for info in fit]), groups, rng)
+            start = fitted_start(np.concatenate([info.samples for info in fit]), self.groups, rng)
             upper = np.stack([info.samples[::thin] for info in use])
             shape = upper.shape[:2]
             draws, drawn = start.draws(shape[0] * shape[1], rng)
@@ -188,11 +188,6 @@ class Job:
             max(0.5 * math.hypot(found[0].error, found[1].error), 0.5 * abs(found[0].log_z - found[1].log_z)),
             0.0,
         )
-
-    @property
-    def shares(self) -> Array:
-        """Share of each chain's draws in the posterior."""
-        return np.ones(1) if self.looking else self.sampler.shares(self.path, self.infos)
 
     @property
     def evidence(self) -> Evidence:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Array, Dataset
-from bluesky_bayes.evidence import evidence_profile, log_mean_exp
-from bluesky_bayes.inference import run_to_the_end
+from bluesky_bayes.evidence import evidence_profile, log_mean_exp, softmax
+from bluesky_bayes.inference import jobs_from_prior
 from bluesky_bayes.jobs import Job
 from bluesky_bayes.noise import Gaussian
 from bluesky_bayes.sampler import Settings
@@ -68,9 +68,7 @@ class NoiseScan:
     @property
     def probabilities(self) -> Array:
         """p(model | data), (n_models,), whatever the noise; every factor in sigma is as probable beforehand."""
-        total = log_mean_exp(self.log_evidence.T) + np.log(self.prior_probabilities)
-        weights: Array = np.exp(total - total.max())
-        return np.asarray(weights / weights.sum())
+        return softmax(log_mean_exp(self.log_evidence.T) + np.log(self.prior_probabilities))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -135,7 +133,7 @@ def noise_scan(
     ('1 peak', 0.1)
     """
     low, high = _range(data, sigma)
-    jobs = run_to_the_end(data, candidates, Gaussian(low), settings, error, seed, threads, from_prior=True)
+    jobs = jobs_from_prior(data, candidates, Gaussian(low), settings, error, seed, threads)
     grid = np.geomspace(low, high, N_SIGMA)
     found = [_profile(job, (low / grid) ** 2) for job in jobs]
     normaliser = data.n * (np.log(grid) + HALF_LOG_2PI)

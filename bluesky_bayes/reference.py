@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from bluesky_bayes.dataset import Array
+from bluesky_bayes.evidence import softmax
 from bluesky_bayes.kernels.task import TERMS, Reference, Task
 from bluesky_bayes.priors import Z_MAX, at_quantile
 from bluesky_bayes.tasks import Group, in_order, starts
@@ -163,7 +164,7 @@ def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator, 
         constant = np.log(weights) - 0.5 * np.linalg.slogdet(covariance)[1] - 0.5 * np.sum(pull * means, axis=1)
         square = inverse[:, rows, columns] * np.where(rows == columns, -0.5, -1.0)
         density = np.concatenate([square, pull, constant[:, None]], axis=1)
-        moments = sum(_shares(density @ piece.T) @ piece for piece in pieces)
+        moments = sum(softmax(density @ piece.T) @ piece for piece in pieces)
         count = moments[:, -1] + 1e-9
         weights, moments = count / count.sum(), moments / count[:, None]
         means = moments[:, len(rows) : len(rows) + d]
@@ -184,13 +185,6 @@ def _log_weight(weights: Array, whiten: Array) -> Array:
     """Logarithms of weights and normalisers, less those of the standard normal distribution."""
     log_weight: Array = np.log(weights) + np.log(np.diagonal(whiten, axis1=1, axis2=2)).sum(axis=1)
     return log_weight
-
-
-def _shares(score: Array) -> Array:
-    """Shares of the terms (n_terms, n) in each point, from their log densities."""
-    share: Array = np.exp(score - score.max(axis=0))
-    share /= share.sum(axis=0)
-    return share
 
 
 def _far_apart(points: Array, n: int, rng: np.random.Generator) -> Array:

@@ -165,8 +165,8 @@ class Sampler(Protocol):
     def step(self, path: Path, state: State, key: npt.NDArray[np.uint64], length: int) -> tuple[State, Info]:
         """A round of `length` sweeps that count, and where it ended."""
 
-    def shares(self, path: Path, infos: Sequence[Info]) -> Array:
-        """Share of each chain's draws in the posterior, (n_chains,)."""
+    def mixed(self, path: Path, infos: Sequence[Info], z: Array, rng: np.random.Generator) -> Array:
+        """Draws (n_chains, n_draws, n_parameters) of the chains as draws of the posterior."""
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Log evidence over the reference's, less the task's constant, by all chains."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bluesky_bayes.dataset import Array, Dataset
+from bluesky_bayes.evidence import softmax
 from bluesky_bayes.noise import Noise
 from bluesky_bayes.posterior import Posterior
 from bluesky_bayes.sampler import Settings
@@ -79,7 +80,7 @@ class Selection:
     @property
     def probabilities(self) -> Array:
         """p(model | data), (n_models,)."""
-        return _softmax(self.log_evidence + np.log(self.prior_probabilities))
+        return softmax(self.log_evidence + np.log(self.prior_probabilities))
 
     @property
     def probability_errors(self) -> Array:
@@ -285,12 +286,6 @@ class Selection:
         from bluesky_bayes.documents import selection_documents
 
         return selection_documents(self, raw_start or {}, analysis or {})
-
-
-def _softmax(score: Array) -> Array:
-    weights = np.exp(score - score.max())
-    scaled: Array = weights / weights.sum()
-    return scaled
 
 
 def _listed(names: list[str]) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bluesky_bayes.cooling import SWEEPS, Cooling, cooled
 from bluesky_bayes.dataset import Array
-from bluesky_bayes.evidence import Evidence, log_mean_exp
+from bluesky_bayes.evidence import Evidence, log_mean_exp, softmax
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.reference import Start
 from bluesky_bayes.sampler import Info, Path, State, generator
@@ -46,16 +46,18 @@ class SequentialMonteCarlo:
         )  # fmt: skip
         return state._replace(number=state.number + 1), info
 
-    def shares(self, path: Path, infos: Sequence[Info]) -> Array:
-        """By the evidence that each cloud found."""
-        log_z = log_z_of(path.betas, infos)
-        weights = np.exp(log_z - log_z.max())
-        return np.asarray(weights / weights.sum())
+    def mixed(self, path: Path, infos: Sequence[Info], z: Array, rng: np.random.Generator) -> Array:
+        """The more of a cloud, the more evidence it found."""
+        shares = softmax(log_z_of(path.betas, infos))
+        chosen = rng.choice(len(z), size=z.shape[:2], p=shares)
+        taken: Array = z[chosen, np.arange(z.shape[1])]
+        return taken
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Mean of the clouds' evidence, its error from their scatter."""
-        scatter = float(np.std(self.shares(path, infos), ddof=1)) * math.sqrt(len(infos))
-        return Evidence(float(log_mean_exp(log_z_of(path.betas, infos))), scatter, 0.0)
+        log_z = log_z_of(path.betas, infos)
+        scatter = float(np.std(softmax(log_z), ddof=1)) * math.sqrt(len(infos))
+        return Evidence(float(log_mean_exp(log_z)), scatter, 0.0)
 
 
 def log_z_of(betas: Array, infos: Sequence[Info]) -> Array:

@@ -16,7 +16,7 @@ from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Noise, Poisson, StudentT
 from bluesky_bayes.posterior import Diagnostics, Fit, Posterior
 from bluesky_bayes.priors import at_quantile
-from bluesky_bayes.tasks import Block, groups_of, in_order
+from bluesky_bayes.tasks import Block, in_order
 
 MOST_DRAWS = 500
 MOST_CURVES = 200
@@ -29,9 +29,8 @@ def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bo
     """Everything that the last round of a job says about its model."""
     model = job.model
     log_z, error, gap = job.evidence
-    z = in_order(np.stack([thinned(info.samples, MOST_DRAWS) for info in job.infos]), groups_of(model))
-    if not job.sampler.swaps:
-        z = _shared(z, job.shares, np.random.default_rng(seed))
+    z = in_order(np.stack([thinned(info.samples, MOST_DRAWS) for info in job.infos]), job.groups)
+    z = job.sampler.mixed(job.path, job.infos, z, np.random.default_rng(seed))
     draws = {
         name: at_quantile(table, z[..., j])
         for j, (name, table) in enumerate(zip(model.parameters, job.task.tables, strict=True))
@@ -40,13 +39,6 @@ def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bo
     diagnostics = diagnostics_of(job, draws, z, gap, p_fit, single)
     constant = float(job.task.constant[0])
     return Posterior(model, log_z - constant, error, draws, derived_of(model, draws, z.shape[:2]), fit, diagnostics)
-
-
-def _shared(z: Array, shares: Array, rng: np.random.Generator) -> Array:
-    """Draws (n_chains, n_draws, ...) in shares of their chains: the more of a chain, the more evidence it found."""
-    chosen = rng.choice(len(z), size=z.shape[:2], p=shares)
-    taken: Array = z[chosen, np.arange(z.shape[1])]
-    return taken
 
 
 def thinned(samples: Array, most: int) -> Array:

@@ -71,8 +71,9 @@ def test_a_smaller_error_is_reached_when_it_is_wanted() -> None:
     coarse = select(data, candidates, KNOWN, seed=0, error=1.0)
     fine = select(data, candidates, KNOWN, seed=0, error=0.04)
     assert fine.log_evidence_error.max() <= 0.04 < coarse.log_evidence_error.max()
-    with pytest.raises(ValueError, match="error must be positive"):
-        select(data, candidates, KNOWN, error=-1.0)
+    for error in (-1.0, 0.0):
+        with pytest.raises(ValueError, match="error must be positive"):
+            select(data, candidates, KNOWN, error=error)
 
 
 def test_time_that_is_up_ends_the_rounds() -> None:
