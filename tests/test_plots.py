@@ -26,9 +26,11 @@ PICTURES = [Selection.plot, Selection.plot_corner, Selection.plot_trace]
 
 @pytest.mark.parametrize("draw", PICTURES)
 def test_the_figure_is_outside_pyplot(make_selection: MakeSelection, draw: Callable[..., Figure]) -> None:
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    before = pyplot.get_fignums() if pyplot else []
     draw(make_selection())
     pyplot = sys.modules.get("matplotlib.pyplot")
-    assert pyplot is None or pyplot.get_fignums() == []
+    assert (pyplot.get_fignums() if pyplot else []) == before
 
 
 @pytest.mark.parametrize("counts", [False, True])
