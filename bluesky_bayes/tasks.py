@@ -294,7 +294,21 @@ def _jumps(model: Model, blocks: Sequence[Block]) -> dict[str, Array]:
         if alone and x.size >= 2 * BINS and np.all(np.diff(x) >= 0.0):
             found.append((t, slot_start[t] + k))
     rows: Any = np.array(found, dtype=np.int64).reshape(-1, 2)
-    return {"jump_term": rows[:, 0].copy(), "jump_slot": rows[:, 1].copy()}
+    bins = [_bins(block.x - block.origin) for block in blocks]
+    return {
+        "jump_term": rows[:, 0].copy(), "jump_slot": rows[:, 1].copy(),
+        "bin_start": np.stack([start for start, _ in bins]), "bin_edge": np.stack([edge for _, edge in bins]),
+    }  # fmt: skip
+
+
+def _bins(x: Array) -> tuple[Array, Array]:
+    """First point of each bin and its edges; the bins at both ends reach as far beyond the data as into them."""
+    start = np.arange(BINS + 1) * x.size // BINS
+    inside = start[1:-1]
+    edge = np.concatenate(
+        [[2.0 * x[0] - x[inside[0]]], 0.5 * (x[inside - 1] + x[inside]), [2.0 * x[-1] - x[-1 - inside[0]]]]
+    )
+    return start.astype(np.int64), edge
 
 
 def starts(sizes: Sequence[int]) -> Array:

@@ -468,34 +468,22 @@ def lack_of_counts(exposure, y, inverse_y, w0, residual, r0, curve, c0, amplitud
     return s
 
 
-@small
-def bin_edge(task, block, b):
-    """Where bin `b` of a block begins; the bins at both ends reach as far beyond the data as into them."""
-    a, n = task.block_start[block], int(task.n_data[block])
-    i, reach = b * n // BINS, n // BINS
-    if i == 0:
-        return 2.0 * float(task.x[a]) - float(task.x[a + reach])
-    if i == n:
-        return 2.0 * float(task.x[a + n - 1]) - float(task.x[a + n - 1 - reach])
-    return 0.5 * (float(task.x[a + i - 1]) + float(task.x[a + i]))
-
-
 @inner
 def fill_bins(task, state, p, term, bins):
     """Share of each bin in what the model of replica `p` lacks without a term: the square of the residual's sum."""
     block, none = task.term_block[term], -1 - p
-    a, n = task.block_start[block], int(task.n_data[block])
+    a = task.block_start[block]
     r0, c0 = p * task.x.size + a, p * task.curve_start[task.term_kind.size] + task.curve_start[term]
     amplitude = F(slot_value(task, state, task.slot_start[term], p, none, 0.0))
     residual, curves, total = state.residual, state.curves, 0.0
     for b in range(BINS):
-        low, high = b * n // BINS, (b + 1) * n // BINS
-        at, r, c, m = a + low, r0 + low, c0 + low, high - low
+        low, m = task.bin_start[block, b], task.bin_start[block, b + 1] - task.bin_start[block, b]
+        at, r, c = a + low, r0 + low, c0 + low
         if task.noise[block] == POISSON:
             lack = lack_of_counts(task.weight, task.y, task.inverse_y, at, residual, r, curves, c, amplitude, m)
         else:
             lack = lack_of_signal(task.weight, at, residual, r, curves, c, amplitude, m)
-        found = lack * amplitude > 0 and bin_edge(task, block, b + 1) > bin_edge(task, block, b)
+        found = lack * amplitude > 0 and task.bin_edge[block, b + 1] > task.bin_edge[block, b]
         bins[b] = float(lack) * float(lack) if found else 0.0
         total += bins[b]
     for b in range(BINS):
@@ -508,7 +496,7 @@ def jump_density(task, block, j, slot, z, value, bins):
     x = task.slot_scale[slot] * value + task.slot_offset[slot]
     share = 0.0
     for b in range(BINS):
-        low, high = bin_edge(task, block, b), bin_edge(task, block, b + 1)
+        low, high = task.bin_edge[block, b], task.bin_edge[block, b + 1]
         if x >= low and x < high:
             share = bins[b] / (high - low)
     n, z_max = task.tables.shape[1], task.z_max[0]
@@ -551,7 +539,7 @@ def jump(task, state, p, k, draw, scratch):
             u -= bins[b]
             b += 1
         if bins[b] > 0.0:
-            low, high = bin_edge(task, block, b), bin_edge(task, block, b + 1)
+            low, high = task.bin_edge[block, b], task.bin_edge[block, b + 1]
             x = low + (high - low) * min(u / bins[b], 1.0)
             z = coordinate(task, j, (x - task.slot_offset[slot]) / task.slot_scale[slot])
             if abs(z) > task.z_max[0] - EDGE:
@@ -572,7 +560,7 @@ def sweep_replica(task, reference, state, score, p, beta, steps, level, accepted
             s = min(1.0, steps[level, g] * (WIDE if (sweep + j) % WIDE_EVERY == 0 else 1.0))
             z = np.sqrt(1.0 - s * s) * state.z[p, j] + s * scratch.normals[at]
         elif (sweep + k) % JUMP_EVERY == 0:
-            at += k
+            at = draw + n_parameters + 2 * (k // JUMP_EVERY)
             j = task.slot_parameter[task.jump_slot[k]]
             z, ratio = jump(task, state, p, k, at, scratch)
             at += 1
@@ -630,7 +618,7 @@ def count_trips(order, trips):
 @small
 def draws_of_sweep(task):
     """Random draws that one replica's sweep takes."""
-    return task.tables.shape[0] + 2 * task.jump_term.size
+    return task.tables.shape[0] + 2 * ((task.jump_term.size + JUMP_EVERY - 1) // JUMP_EVERY)
 
 
 @jit
@@ -746,7 +734,7 @@ def effective_share(change, energies, least):
     """Effective share of particles weighted by ``exp(-change * energy)``."""
     total, squares = 0.0, 0.0
     for i in range(energies.size):
-        w = np.exp(-change * (energies[i] - least))
+        w = exp_double(-change * (energies[i] - least))
         total += w
         squares += w * w
     return total * total / (squares * energies.size)

@@ -57,6 +57,9 @@ class Task(NamedTuple):
         Parameters of exchangeable components share a step size.
     jump_term, jump_slot : (n_jumps,) int64
         Exchangeable terms that have a location of their own among sorted x, and the slot of that location.
+    bin_start : (n_blocks, BINS + 1) int64
+    bin_edge : (n_blocks, BINS + 1) float64
+        First point of each bin of a block, counted from the block's first, and where on x the bins meet.
     tables : (n_parameters, n_quantiles) float64
         Prior quantiles at evenly spaced normal scores.
     z_max : (1,) float64
@@ -87,6 +90,8 @@ class Task(NamedTuple):
     step_group: Array
     jump_term: Array
     jump_slot: Array
+    bin_start: Array
+    bin_edge: Array
     tables: Array
     z_max: Array
 
