@@ -72,11 +72,11 @@ def next_scan(repeats: int) -> None:
 
 
 def samplers(repeats: int) -> None:
-    """Processor time and error of both samplers after one round, by the temperatures and by the bridge."""
+    """Processor time and error of each sampler after one round, by the temperatures and by the bridge."""
     data, noise = nagata_2012(), Gaussian(0.1)
     for count in (1, 3, 4, 5):
         candidates = nagata_candidates(range(count, count + 1))
-        for name in ("exchange", "smc"):
+        for name in ("auto", "exchange", "smc"):
             rows = []
             for seed in range(repeats):
                 begun = time.process_time()

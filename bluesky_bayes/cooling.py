@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bluesky_bayes.dataset import Array
-from bluesky_bayes.evidence import log_mean_exp
+from bluesky_bayes.evidence import log_mean_exp, softmax
 from bluesky_bayes.kernels.task import Task, new_score, new_scratch, new_state
 from bluesky_bayes.reference import Start
 
@@ -48,7 +48,7 @@ class Cooling(NamedTuple):
     clouds: Array
     energies: Array
     misfit: Array
-    eves: Array
+    eves: npt.NDArray[np.int64]
     acceptance: Array
     n_drawn: int
 
@@ -122,14 +122,26 @@ def cooled(
     )  # fmt: skip
 
 
-def energies_of(kernels: Any, task: Task, start: Start, z: Array) -> Array:
-    """-log likelihood less the task's constant and the reference's energy at coordinates (n, n_parameters)."""
+def reweighted(kernels: Any, task: Task, start: Start, n: int, rng: np.random.Generator) -> Cooling:
+    """Cooled in one step and without moves: draws of the reference, then some of these by their weights."""
+    z, n_drawn = start.draws(n, rng)
+    energies, misfit = energies_of(kernels, task, start, z)
+    eves = rng.choice(n, size=n, p=softmax(-energies))
+    chosen, n_groups = np.stack([np.arange(n), eves]), group_sizes(task).size
+    return Cooling(
+        np.array([0.0, 1.0]), np.ones((2, n_groups)), z[chosen], energies[chosen], misfit[chosen], eves,
+        np.zeros(n_groups), n_drawn,
+    )  # fmt: skip
+
+
+def energies_of(kernels: Any, task: Task, start: Start, z: Array) -> tuple[Array, Array]:
+    """-log likelihood less the task's constant, less the reference's energy and not, at (n, n_parameters)."""
     energies, misfit = np.empty((2, len(z)))
     arrays = start.arrays
     kernels.weigh(
         task, arrays, new_state(task, z[:1]), new_score(arrays, z[:1]), z, new_scratch(task), energies, misfit
     )
-    return energies
+    return energies, misfit
 
 
 def group_sizes(task: Task) -> Array:

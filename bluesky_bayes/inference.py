@@ -7,14 +7,15 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Array, Dataset
-from bluesky_bayes.jobs import SAMPLERS, Job, run_jobs
+from bluesky_bayes.jobs import EXCHANGE, SAMPLERS, Job, run_jobs
 from bluesky_bayes.kernels.build import compile_errors, kernels_for, why_not_compiled
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.model import Model
@@ -28,6 +29,7 @@ from bluesky_bayes.tasks import Block, blocks_of, make_task, shape_source, shape
 
 BATCH = 16
 """Data sets sampled side by side; more wait their turn, so that memory stays bounded."""
+ASKED: dict[str, Sampler | None] = {"auto": None, "exchange": EXCHANGE, "smc": SAMPLERS["smc"]}
 WARMING = 24
 """Sweeps that warm kernels up: enough for batches of an error."""
 MOST_POINTS, MOST_TERMS = 100_000, 20
@@ -72,8 +74,8 @@ def select(
     settings : Settings, optional
         How long to sample.
     sampler : {"auto", "exchange", "smc"}
-        Replica exchange, or sequential Monte Carlo; "auto" is replica exchange, which was measured to be the surer one
-        where the data determine the model.
+        Replica exchange, or sequential Monte Carlo; "auto" takes independent draws of a mixture for each model whose
+        posterior one matches, which is far quicker, and replica exchange for the others. The notes say which.
     device : {"auto", "cpu"}
     threads : int, optional
         By default as many as there are processors to run on.
@@ -129,7 +131,7 @@ def select_many(
     chosen = _sampler(sampler, device)
     questions = [_Question.of(d, candidates, noise) for d in data]
     answers: list[Selection] = []
-    with _executor(threads) as executor:
+    with _executor(threads) as executor, _one_blas_thread():
         for first in range(0, len(questions), BATCH):
             batch = questions[first : first + BATCH]
             jobs = [question.jobs(settings, seed, chosen, start) for question in batch]
@@ -165,8 +167,13 @@ def select_iter(
     question = _Question.of(data, candidates, noise)
     jobs = question.jobs(settings, seed, _sampler(sampler, device), start)
     with _executor(threads) as executor:
-        for (selection,) in _answers([question], [jobs], settings, seed, executor, True):
-            yield selection
+        answers = _answers([question], [jobs], settings, seed, executor, True)
+        while True:
+            with _one_blas_thread():
+                found = next(answers, None)
+            if found is None:
+                return
+            yield found[0]
 
 
 def jobs_from_prior(
@@ -182,7 +189,7 @@ def jobs_from_prior(
     settings = _settings(settings, error, None)
     question = _Question.of(data, candidates, noise)
     jobs = question.jobs(settings, seed, from_prior=True)
-    with _compiling([question]), _executor(threads) as executor:
+    with _compiling([question]), _executor(threads) as executor, _one_blas_thread():
         for _ in run_jobs([[job] for job in jobs], settings, executor, False):
             pass
     return jobs
@@ -203,8 +210,8 @@ def refined(selection: Selection, error: float | None, budget: float | None, thr
         error = 0.5 * min(selection.settings.error, float(selection.log_evidence_error.max()) or math.inf)
     done = max(len(standing.infos[0].misfit) for standing in selection.standings)
     settings = replace(selection.settings, error=error, budget=budget, longest=done + selection.settings.longest)
-    jobs = question.jobs(settings, selection.seed, SAMPLERS[selection.sampler])
-    with _compiling([question]), _executor(threads) as executor:
+    jobs = question.jobs(settings, selection.seed, ASKED[selection.sampler])
+    with _compiling([question]), _executor(threads) as executor, _one_blas_thread():
         list(executor.map(Job.resume, jobs, selection.standings))
         ((last,),) = _answers([question], [jobs], settings, selection.seed, executor, False)
     return last
@@ -214,7 +221,7 @@ def warm_up(candidates: Candidates) -> None:
     """Compile the kernels that these candidates need, or load them from the cache, by asking a tiny question."""
     x = np.linspace(0.0, 1.0, 16)
     question = _Question.of(Dataset(x, x), candidates, Gaussian(1.0))
-    job = question.jobs(Settings(chains=2), 0)[-1]
+    job = question.jobs(Settings(chains=2), 0, EXCHANGE)[-1]
     with _compiling([question]):
         job.prepare()
         job.take([job.step(chain, WARMING) for chain in range(2)])
@@ -243,7 +250,7 @@ class _Question:
         self,
         settings: Settings,
         seed: int,
-        sampler: Sampler = SAMPLERS["exchange"],
+        sampler: Sampler | None = None,
         start: Selection | None = None,
         from_prior: bool = False,
     ) -> list[Job]:
@@ -341,7 +348,7 @@ def _selection(
         posteriors=tuple(posteriors),
         prior_probabilities=np.array(question.candidates.probabilities),
         seed=seed,
-        sampler=jobs[0].sampler.name,
+        sampler="auto" if jobs[0].auto else jobs[0].sampler.name,
         device="cpu",
         elapsed=elapsed,
         notes=(*question.data.notes, *_notes(question, jobs)),
@@ -359,12 +366,21 @@ def _notes(question: _Question, jobs: Sequence[Job]) -> Iterator[str]:
         said.setdefault(name.rsplit(".", 1)[-1], prior)
     if said:
         yield "priors: " + ", ".join(f"{name} ~ {prior}" for name, prior in said.items())
-    fitted = [job.model.name for job in jobs if job.path.start.groups or job.path.start.weights.size > 1]
-    words = {"exchange": "replica exchange", "smc": "sequential Monte Carlo"}[jobs[0].sampler.name]
-    near = f", begun at a fitted mixture for {', '.join(fitted)}" if fitted else ""
-    yield f"sampled by {words}{near}"
+    ways: dict[str, list[str]] = {}
+    for job in jobs:
+        if job.model.parameters:
+            ways.setdefault(_way(job), []).append(job.model.name)
+    if ways:
+        each = "; ".join(f"{way} ({', '.join(names)})" for way, names in ways.items())
+        yield f"sampled by {next(iter(ways)) if len(ways) == 1 else each}"
     if not question.single:
         yield "curves were computed in float64, since float32 would round them too much for these data"
+
+
+def _way(job: Job) -> str:
+    """How a model was sampled, in words."""
+    fitted = job.path.start.groups or job.path.start.weights.size > 1
+    return f"{job.sampler.words} from {'a fitted mixture' if fitted else 'the prior'}"
 
 
 def _check_size(data: Dataset, candidates: Candidates) -> None:
@@ -390,10 +406,10 @@ def _settings(settings: Settings | None, error: float | None, budget: float | No
     )
 
 
-def _sampler(sampler: str, device: str) -> Sampler:
-    _check_choice("sampler", sampler, ("auto", *SAMPLERS))
+def _sampler(sampler: str, device: str) -> Sampler | None:
+    _check_choice("sampler", sampler, tuple(ASKED))
     _check_choice("device", device, ("auto", "cpu"))
-    return SAMPLERS["exchange" if sampler == "auto" else sampler]
+    return ASKED[sampler]
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -407,3 +423,9 @@ def _executor(threads: int | None) -> ThreadPoolExecutor:
     if threads < 1:
         raise ValueError(f"threads must be 1 or more; got {threads}")
     return ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes")
+
+
+def _one_blas_thread() -> AbstractContextManager[object]:
+    """BLAS's own threads would stand in the way of ours, and change the last bits of an answer with the load."""
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits

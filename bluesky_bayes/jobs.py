@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from bluesky_bayes.cooling import SWEEPS, Cooling, cooled, energies_of
+from bluesky_bayes.cooling import SWEEPS, Cooling, cooled, energies_of, reweighted
 from bluesky_bayes.dataset import Array
-from bluesky_bayes.evidence import WORST_R_HAT, Evidence, evidence, split_r_hat
+from bluesky_bayes.evidence import WORST_R_HAT, Evidence, evidence, softmax, split_r_hat
 from bluesky_bayes.exchange import Exchange, barrier_of
+from bluesky_bayes.independence import Independence
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.model import Model
 from bluesky_bayes.reference import Start, first_start, fitted_start
@@ -27,12 +28,16 @@ from bluesky_bayes.sampler import Info, Path, Sampler, Settings, State, chain_ke
 from bluesky_bayes.smc import SequentialMonteCarlo
 from bluesky_bayes.tasks import groups_of
 
-SAMPLERS: dict[str, Sampler] = {s.name: s for s in (Exchange(), SequentialMonteCarlo())}
+EXCHANGE, INDEPENDENCE = Exchange(), Independence()
+SAMPLERS: dict[str, Sampler] = {s.name: s for s in (EXCHANGE, SequentialMonteCarlo(), INDEPENDENCE)}
 LOOK, EXPLORE, REPEAT, NARROW = (32, 8), (128, SWEEPS), (32, SWEEPS), (32, SWEEPS)
 LOOKING, EXPLORING, REPEATING, NARROWING = 100_000, 200_000, 300_000, 400_000
 NEAR, NEAR_EARLIER, EARLIER_WIDER = 2.0, 4.0, 3.0
 IN_QUESTION = 10.0
 MOST_BRIDGED = 4000
+TRIED, MATCHED, SURE = 1000, 0.2, 0.5
+"""Draws of a mixture that are tried; their effective share, and the error of the cooling that led to the mixture, from
+which on no temperatures are needed."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Standing:
 
     Attributes
     ----------
+    sampler : str
     start : Start
     betas : (n_levels,) float64
     states : tuple of State
@@ -48,6 +54,7 @@ class Standing:
         One a chain, like `states`.
     """
 
+    sampler: str
     start: Start
     betas: Array
     states: tuple[State, ...]
@@ -66,7 +73,8 @@ class Job:
     seed : int
     model : Model
         Its name, with the seed and the chain's number, fixes the random numbers.
-    sampler : Sampler
+    sampler : Sampler, optional
+        By default replica exchange, or independent draws where a mixture matches the posterior.
     earlier : (n, n_parameters) float64, optional
         Whitened draws of a similar data set's posterior, to begin with.
     from_prior : bool
@@ -80,12 +88,13 @@ class Job:
         settings: Settings,
         seed: int,
         model: Model,
-        sampler: Sampler = SAMPLERS["exchange"],
+        sampler: Sampler | None = None,
         earlier: Array | None = None,
         from_prior: bool = False,
     ) -> None:
         self.kernels, self.task, self.settings, self.model = kernels, task, settings, model
-        self.sampler, self.earlier, self.from_prior = sampler, earlier, from_prior
+        self.auto, self.earlier, self.from_prior = sampler is None, earlier, from_prior
+        self.sampler = sampler or EXCHANGE
         self.groups = groups_of(model)
         self.keys = [chain_key(seed, model.name, chain) for chain in range(settings.chains)]
         self.states: tuple[State, ...] = ()
@@ -134,6 +143,11 @@ class Job:
         if self.from_prior or not len(self.task.tables):
             return None
         fitted = fitted_start(way.warm, self.groups, rng)
+        if self.auto and way.error < SURE:
+            tried = reweighted(self.kernels, self.task, fitted, TRIED, rng)
+            if 1.0 > MATCHED * TRIED * np.sum(softmax(-tried.energies[0]) ** 2):
+                self.sampler = INDEPENDENCE
+                return fitted, tried
         found = self._cooled(fitted, NARROW, NARROWING)
         return (fitted, found) if barrier_of(found) < NEAR else None
 
@@ -161,7 +175,9 @@ class Job:
         drawn = sum(info.n_drawn for info in self.infos)
         share = self.length * len(self.infos) / drawn
         self.ladder = _over_prior(self.sampler.evidence(self.path, self.infos), self.path.start, share, drawn)
-        if len(self.task.tables) and not self.from_prior:
+        if self.sampler is INDEPENDENCE:
+            self.bridge = _over_prior(INDEPENDENCE.bridge(self.path, self.infos), self.path.start, share, drawn)
+        elif len(self.task.tables) and not self.from_prior:
             self.bridge = self._bridged()
 
     def _bridged(self) -> Evidence:
@@ -180,7 +196,7 @@ class Job:
             shape = upper.shape[:2]
             draws, drawn = start.draws(shape[0] * shape[1], rng)
             z = np.concatenate([draws, upper.reshape(-1, draws.shape[1])])
-            energies = energies_of(self.kernels, self.task, start, z).reshape(2, *shape)
+            energies = energies_of(self.kernels, self.task, start, z)[0].reshape(2, *shape)
             ratio = evidence(np.array([0.0, 1.0]), list(np.moveaxis(energies, 0, 2)))
             found.append(_over_prior(ratio, start, len(draws) / drawn, drawn))
         return Evidence(
@@ -202,7 +218,7 @@ class Job:
     @property
     def unsure(self) -> bool:
         """Whether the evidence is less sure than wanted, or the chains have not been to and fro or disagree."""
-        few_trips = self.sampler.swaps and 2 * sum(info.round_trips for info in self.infos) < len(self.infos)
+        few_trips = self.sampler is EXCHANGE and 2 * sum(info.round_trips for info in self.infos) < len(self.infos)
         return self.evidence.error > self.settings.error or few_trips or self.disagreement > WORST_R_HAT
 
     @property
@@ -220,11 +236,11 @@ class Job:
     @property
     def standing(self) -> Standing:
         """What is kept to go on later."""
-        return Standing(self.path.start, self.path.betas, self.states, self.infos)
+        return Standing(self.sampler.name, self.path.start, self.path.betas, self.states, self.infos)
 
     def resume(self, standing: Standing) -> None:
         """Go on where another job of the same question stood."""
-        self.states, self.infos = standing.states, standing.infos
+        self.sampler, self.states, self.infos = SAMPLERS[standing.sampler], standing.states, standing.infos
         self.path = Path(self.kernels, self.task, standing.start, standing.betas, standing.states[0].steps)
         self.weigh()
 

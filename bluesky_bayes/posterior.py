@@ -94,11 +94,12 @@ class Diagnostics:
     single : bool
         Whether curves were computed in float32.
     ladder : (float, float)
-        Log evidence and its standard error by the temperatures: Bennett's ratio, or the clouds' mean.
+        Log evidence and its standard error by the temperatures: Bennett's ratio, or the clouds' mean; of independent
+        draws the mean of their weights.
     bridge : (float, float), optional
-        The same by bridge sampling with a mixture fitted to the posterior; the surer of both is reported.
-    swaps : bool
-        Whether replicas travelled between prior and posterior, as `round_trips` counts.
+        The same by bridge sampling between the posterior and a mixture fitted to it; the surer of both is reported.
+    sampler : str
+        How the model was sampled: ``"exchange"``, ``"independence"`` or ``"smc"``.
     look : bool
         Whether this is only a first look by a few particles.
     """
@@ -118,7 +119,7 @@ class Diagnostics:
     single: bool = True
     ladder: tuple[float, float] = (0.0, 0.0)
     bridge: tuple[float, float] | None = None
-    swaps: bool = True
+    sampler: str = "exchange"
     look: bool = False
 
     @property
@@ -134,7 +135,7 @@ class Diagnostics:
         if self.look:
             return ("this is a first look by a few particles; wait for the next answer",)
         problems = []
-        if self.swaps and self.levels and 2 * self.round_trips < self.chains:
+        if self.sampler == "exchange" and self.levels and 2 * self.round_trips < self.chains:
             problems.append(
                 f"only {self.round_trips} round trips through the temperatures in {self.chains} chains, "
                 f"the evidence may miss a mode; {CURE}"

@@ -25,9 +25,7 @@ WIDER, POOLED_WIDER = 1.2, 1.25
 POINTS_PER_DIMENSION = 4
 EM_STEPS = 10
 MOST_POINTS = 1500
-ROUND = 1e-3
-ONE_THREAD = 200_000
-"""Multiplications up to which BLAS keeps to one thread: others have their own work, and sums keep their order."""
+ROUND, RIDGE = 1e-3, 1e-10
 IMAGINED = 0.02
 NOISE_POINTS = 2001
 NEVER = -1e300
@@ -148,12 +146,14 @@ def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator, 
     """
     points = in_order(z[rng.permutation(len(z))[:MOST_POINTS]], groups)
     n, d = points.shape
-    centre, unit = points.mean(axis=0), np.sqrt((1.0 + ROUND) * points.var(axis=0) + 1e-12)
-    u, (rows, columns) = (points - centre) / unit, np.triu_indices(d)
+    # In coordinates in which all draws together have unit covariance, however narrow a ridge they lie on.
+    centre, sd = points.mean(axis=0), np.sqrt(points.var(axis=0) + 1e-12)
+    scaled = (points - centre) / sd
+    unit = sd[:, None] * np.linalg.cholesky(scaled.T @ scaled / n + RIDGE * np.eye(d))
+    u, (rows, columns) = np.linalg.solve(unit, (points - centre).T).T, np.triu_indices(d)
     # Each log density is linear in products of coordinates, so that both halves of a step are matrix products.
     products = np.concatenate([u[:, rows] * u[:, columns], u, np.ones((n, 1))], axis=1)
     n_terms = max(1, min(TERMS - 2, n // (POINTS_PER_DIMENSION * d)))
-    pieces = np.array_split(products, -(-n * n_terms * products.shape[1] // ONE_THREAD))
     pooled = ROUND * np.eye(d)
     pooled[rows, columns] = pooled[columns, rows] = pooled[rows, columns] + products[:, : len(rows)].mean(axis=0)
     means, weights = _far_apart(u, n_terms, rng), np.full(n_terms, 1.0 / n_terms)
@@ -164,20 +164,20 @@ def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator, 
         constant = np.log(weights) - 0.5 * np.linalg.slogdet(covariance)[1] - 0.5 * np.sum(pull * means, axis=1)
         square = inverse[:, rows, columns] * np.where(rows == columns, -0.5, -1.0)
         density = np.concatenate([square, pull, constant[:, None]], axis=1)
-        moments = sum(softmax(density @ piece.T) @ piece for piece in pieces)
+        moments = softmax(density @ products.T) @ products
         count = moments[:, -1] + 1e-9
         weights, moments = count / count.sum(), moments / count[:, None]
         means = moments[:, len(rows) : len(rows) + d]
         covariance[:, rows, columns] = covariance[:, columns, rows] = moments[:, : len(rows)]
         covariance += ROUND * np.eye(d) - means[:, :, None] * means[:, None, :]
     kept = (weights * n > 1.5 * d) | (weights == weights.max())
-    weights, means, covariance = weights[kept], centre + unit * means[kept], covariance[kept] * np.outer(unit, unit)
-    wide = wider * POOLED_WIDER * pooled * np.outer(unit, unit)
+    weights, means = weights[kept], centre + means[kept] @ unit.T
+    factors = np.linalg.cholesky(np.concatenate([covariance[kept], POOLED_WIDER * pooled[None]]))
     return Start(
         groups,
         np.append((1.0 - POOLED_WEIGHT - PRIOR_WEIGHT) * weights / weights.sum(), (POOLED_WEIGHT, PRIOR_WEIGHT)),
         np.concatenate([means, centre[None], np.zeros((1, d))]),
-        np.linalg.cholesky(np.concatenate([wider * covariance, wide[None], np.eye(d)[None]])),
+        np.concatenate([math.sqrt(wider) * (unit @ factors), np.eye(d)[None]]),
     )
 
 

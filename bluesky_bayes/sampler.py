@@ -103,7 +103,8 @@ class Info:
     Attributes
     ----------
     energies : (n_sweeps, n_levels) float64
-        -log likelihood less the task's constant and less the reference's energy, by level and sweep (or particle).
+        -log likelihood less the task's constant and less the reference's energy, by level and sweep (or particle). Of
+        independent draws: those of a sweep, and where the chain is after them.
     misfit : (n_sweeps,) float64
         -log likelihood less the task's constant at beta = 1.
     samples : (n_sweeps, n_parameters) float64
@@ -153,8 +154,8 @@ class Sampler(Protocol):
         """What `select` calls it."""
 
     @property
-    def swaps(self) -> bool:
-        """Whether replicas travel between prior and posterior."""
+    def words(self) -> str:
+        """What it draws, for a sentence that goes on with where from."""
 
     def path(self, kernels: Any, task: Task, start: Start, cooling: Cooling) -> Path:
         """Temperatures and steps for all chains, from particles that went the same way."""

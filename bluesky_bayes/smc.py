@@ -22,7 +22,7 @@ STREAMS = 1000
 class SequentialMonteCarlo:
     """Clouds at temperatures that a first cloud found, so that each estimate of the evidence is unbiased."""
 
-    name, swaps = "smc", False
+    name, words = "smc", "sequential Monte Carlo"
 
     def path(self, kernels: Any, task: Task, start: Start, cooling: Cooling) -> Path:
         """Temperatures and steps of the first cloud."""

@@ -283,6 +283,7 @@ def _standing_group(standing: Standing) -> xr.Dataset:
         **{name: np.stack([getattr(info, name) for info in standing.infos]) for name in INFO},
     }
     plain = {
+        "sampler": standing.sampler,
         "locations": [group.location for group in start.groups],
         "numbers": [state.number for state in standing.states],
         "counts": [[getattr(info, name) for name in COUNTS] for info in standing.infos],
@@ -301,7 +302,7 @@ def _standing_of(plain: Table, arrays: Arrays) -> Standing:
         for chain, counts in enumerate(plain["counts"])
     )
     start = Start(groups, *(arrays[f"start_{name}"] for name in START))
-    return Standing(start, arrays["betas"], tuple(states), tuple(infos))
+    return Standing(plain["sampler"], start, arrays["betas"], tuple(states), tuple(infos))
 
 
 def _named(arrays: Arrays, index: str, name: str) -> dict[str, Array]:

@@ -185,7 +185,7 @@ def diagnostics_of(
         single=single,
         ladder=(job.ladder.log_z - constant, job.ladder.error),
         bridge=(job.bridge.log_z - constant, job.bridge.error) if math.isfinite(job.bridge.error) else None,
-        swaps=job.sampler.swaps,
+        sampler=job.sampler.name,
         look=job.looking,
     )
 

@@ -1,0 +1,80 @@
+"""Independent draws of a reference that is nearly the posterior, accepted or refused whole: no moves, no temperatures.
+
+Independence Metropolis-Hastings: Tierney, Annals of Statistics 22, 1701 (1994).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bluesky_bayes.cooling import Cooling, energies_of
+from bluesky_bayes.dataset import Array
+from bluesky_bayes.evidence import Evidence, evidence, log_mean_exp
+from bluesky_bayes.kernels.task import Task
+from bluesky_bayes.reference import Start
+from bluesky_bayes.sampler import Info, Path, State, generator
+
+PROPOSALS = 4
+"""Draws of the reference in a sweep."""
+
+
+class Independence:
+    """Chains whose every proposal is a draw of the reference, and evidence by the weights of all of these."""
+
+    name, words = "independence", "independent draws"
+
+    def path(self, kernels: Any, task: Task, start: Start, cooling: Cooling) -> Path:
+        """Reference and posterior, and nothing between."""
+        return Path(kernels, task, start, cooling.betas, cooling.steps)
+
+    def init(self, path: Path, cooling: Cooling, rng: np.random.Generator) -> State:
+        """A draw of the posterior."""
+        cloud = cooling.clouds[-1]
+        return State(cloud[rng.integers(len(cloud))][None], path.steps, 0)
+
+    def step(self, path: Path, state: State, key: npt.NDArray[np.uint64], length: int) -> tuple[State, Info]:
+        """A few draws of the reference make a sweep; where the chain is after them is a draw of the posterior."""
+        rng = generator(key, 1 + state.number)
+        n = PROPOSALS * length
+        fresh, n_drawn = path.start.draws(n, rng)
+        z = np.concatenate([state.coordinates, fresh])
+        energies, misfit = energies_of(path.kernels, path.task, path.start, z)
+        visited = _visited(energies, rng.standard_exponential(n))
+        accepted = len(set(visited) - {0}) / n
+        at = visited[PROPOSALS - 1 :: PROPOSALS]
+        weighed = np.column_stack([energies[1:].reshape(length, PROPOSALS), energies[at]])
+        info = Info(
+            weighed, misfit[at], z[at], np.array([1.0 - accepted]), np.full(path.steps.shape, accepted), 0, 0.0,
+            n_drawn / PROPOSALS,
+        )  # fmt: skip
+        return State(z[at[-1:]], state.steps, state.number + 1), info
+
+    def mixed(self, path: Path, infos: Sequence[Info], z: Array, rng: np.random.Generator) -> Array:
+        """As they are."""
+        return z
+
+    def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
+        """Mean weight of the draws of the reference, its error from their variance."""
+        energies = np.concatenate([info.energies[:, :PROPOSALS].ravel() for info in infos])
+        weights = np.exp(energies.min() - energies)
+        error = float(np.std(weights) / np.mean(weights)) / math.sqrt(weights.size)
+        return Evidence(float(log_mean_exp(-energies)), error, 0.0)
+
+    def bridge(self, path: Path, infos: Sequence[Info]) -> Evidence:
+        """Bennett's ratio between draws of the reference and of the posterior."""
+        return evidence(path.betas, [info.energies[:, PROPOSALS - 1 :] for info in infos])
+
+
+def _visited(energies: Array, margins: Array) -> list[int]:
+    """Which draw a chain is at after each proposal; the first draw is where it began."""
+    at, visited, listed = 0, [], energies.tolist()
+    for i, margin in enumerate(margins.tolist(), start=1):
+        if listed[i] - listed[at] < margin:
+            at = i
+        visited.append(at)
+    return visited
