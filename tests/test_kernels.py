@@ -20,7 +20,7 @@ from bluesky_bayes.dataset import Array
 from bluesky_bayes.exchange import Exchange
 from bluesky_bayes.jobs import Job
 from bluesky_bayes.kernels import build, engine, scalar
-from bluesky_bayes.kernels.task import Task, new_scratch, new_state
+from bluesky_bayes.kernels.task import GUARD, Task, aligned, new_scratch, new_state
 from bluesky_bayes.model import Slot, Term
 from bluesky_bayes.noise import Noise, noise_for
 from bluesky_bayes.reference import first_start, fitted_start
@@ -81,6 +81,17 @@ def test_random_normals_and_uniforms_have_their_distributions() -> None:
 def test_elementary_functions_agree_with_numpy(function: Any, exact: Any, points: Array, tolerance: float) -> None:
     values = np.array([function(x) for x in points], dtype=np.float64)
     np.testing.assert_allclose(values, exact(points.astype(np.float64)), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("size", [1, 301])
+def test_what_kernels_write_begins_on_a_line_and_keeps_its_distance_from_other_arrays(size: int) -> None:
+    array = aligned(size, np.float32)
+    memory = array.base
+    assert isinstance(memory, np.ndarray)
+    before = array.ctypes.data - memory.ctypes.data
+    assert array.ctypes.data % 64 == 0
+    assert before >= GUARD
+    assert memory.nbytes - before - array.nbytes >= GUARD
 
 
 def test_the_cosine_of_turns_agrees_with_numpy() -> None:
