@@ -38,6 +38,8 @@ MOST_BRIDGED = 4000
 TRIED, MATCHED, SURE = 1000, 0.2, 0.5
 """Draws of a mixture that are tried; their effective share, and the error of the cooling that led to the mixture, from
 which on no temperatures are needed."""
+REFITS, FEW = 4, 0.25
+"""Refits of an earlier posterior's mixture, and the error of its draws beyond which too few are left to fit one."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ class Job:
         if self.earlier is None:
             return None
         wide = fitted_start(self.earlier, self.groups, rng, EARLIER_WIDER)
+        if self.auto and (matched := self._matched(wide, 4 * TRIED, REFITS, rng)):
+            return matched
         found = self._cooled(wide, REPEAT, REPEATING)
         return self._narrowed(found, rng) if barrier_of(found) < NEAR_EARLIER else None
 
@@ -143,13 +147,25 @@ class Job:
         if self.from_prior or not len(self.task.tables):
             return None
         fitted = fitted_start(way.warm, self.groups, rng)
-        if self.auto and way.error < SURE:
-            tried = reweighted(self.kernels, self.task, fitted, TRIED, rng)
-            if 1.0 > MATCHED * TRIED * np.sum(softmax(-tried.energies[0]) ** 2):
-                self.sampler = INDEPENDENCE
-                return fitted, tried
+        if self.auto and way.error < SURE and (matched := self._matched(fitted, TRIED, 0, rng)):
+            return matched
         found = self._cooled(fitted, NARROW, NARROWING)
         return (fitted, found) if barrier_of(found) < NEAR else None
+
+    def _matched(self, start: Start, n: int, refits: int, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
+        """The mixture, or one fitted to its weighted draws, if it matches the posterior: then its draws are sampled.
+
+        Population Monte Carlo: Cappé, Guillin, Marin and Robert, J. Comput. Graph. Stat. 13, 907 (2004).
+        """
+        for refit in range(refits + 1):
+            tried = reweighted(self.kernels, self.task, start, n, rng)
+            if 1.0 > MATCHED * n * np.sum(softmax(-tried.energies[0]) ** 2):
+                self.sampler = INDEPENDENCE
+                return start, tried
+            if refit == refits or tried.error > FEW:
+                break
+            start = fitted_start(tried.clouds[1], self.groups, rng)
+        return None
 
     def _cooled(self, start: Start, size: tuple[int, int], number: int) -> Cooling:
         return cooled(self.kernels, self.task, start, size, self.keys[0], number, generator(self.keys[0], number))

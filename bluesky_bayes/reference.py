@@ -153,7 +153,7 @@ def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator, 
     u, (rows, columns) = np.linalg.solve(unit, (points - centre).T).T, np.triu_indices(d)
     # Each log density is linear in products of coordinates, so that both halves of a step are matrix products.
     products = np.concatenate([u[:, rows] * u[:, columns], u, np.ones((n, 1))], axis=1)
-    n_terms = max(1, min(TERMS - 2, n // (POINTS_PER_DIMENSION * d)))
+    n_terms = max(1, min(TERMS - 2, np.unique(points[:, 0]).size // (POINTS_PER_DIMENSION * d)))
     pooled = ROUND * np.eye(d)
     pooled[rows, columns] = pooled[columns, rows] = pooled[rows, columns] + products[:, : len(rows)].mean(axis=0)
     means, weights = _far_apart(u, n_terms, rng), np.full(n_terms, 1.0 / n_terms)
