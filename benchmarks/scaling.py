@@ -115,8 +115,10 @@ def print_threads(repeats: int) -> None:
     """Print wall times with one thread and with two."""
     load = os.getloadavg()[0]
     print(f"\nThreads, wall time; load before: {load:.2f}{'' if load < 0.3 else ', NOT QUIET: measure again'}")
+    data, _, noise = question(300, 3)
     cases: dict[str, Callable[[int], Any]] = {
         "1 data set, 3 peaks": lambda threads: select(*question(300, 3), threads=threads),
+        "1 data set, 0 to 5 peaks": lambda threads: select(data, peaks(counts=range(6)), noise, threads=threads),
         "16 data sets, 2 peaks": lambda threads: many(16, threads),
     }
     for name, call in cases.items():
@@ -124,7 +126,7 @@ def print_threads(repeats: int) -> None:
             [seconds(time.perf_counter, functools.partial(call, threads)) for _ in range(repeats)] for threads in (1, 2)
         )
         ratio = statistics.median(one) / statistics.median(two)
-        print(f"  {name:22} one {spread(one)}, two {spread(two)}: {ratio:.2f} times as fast")
+        print(f"  {name:24} one {spread(one)}, two {spread(two)}: {ratio:.2f} times as fast")
 
 
 def print_memory(n: int, k: int) -> None:

@@ -61,8 +61,10 @@ class Start:
             m = missing + 100
             term = np.minimum(np.searchsorted(edges, edges[-1] * rng.random(m)), edges.size - 1)
             normal, z = rng.standard_normal((m, d)), self.means[term]
-            for k in range(edges.size):
-                z[term == k] += normal[term == k] @ self.factors[k].T
+            order = np.argsort(term, kind="stable")
+            parts = np.split(order, np.searchsorted(term[order], np.arange(1, edges.size)))
+            for rows, factor in zip(parts, self.factors, strict=True):
+                z[rows] += normal[rows] @ factor.T
             good = np.flatnonzero(self._ordered(z))
             drawn += m if good.size <= missing else int(good[missing])
             found.append(z[good[:missing]])
