@@ -39,7 +39,7 @@ class Selection:
     prior_probabilities : (n_models,) float64
     seed : int
     sampler, device : str
-        What was used.
+        What was asked for and what was used; how each model was sampled is in its diagnostics and in the notes.
     elapsed : float
         Wall time, s.
     notes : tuple of str
