@@ -134,6 +134,14 @@ def test_threads_and_company_change_no_bit(sampler: str) -> None:
     assert all(same(a, b) for a, b in zip(alone, together, strict=True))
 
 
+def test_an_answer_is_the_same_alone_and_among_a_hundred() -> None:
+    data = [rocking_curve(seed) for seed in range(100)]
+    candidates = peaks(counts=range(0, 2))
+    together = select_many(data, candidates, KNOWN, seed=6)
+    for k in (0, 15, 16, 99):
+        assert same(select(data[k], candidates, KNOWN, seed=6), together[k])
+
+
 def test_an_answer_grows_from_a_first_look_to_what_select_gives() -> None:
     data, candidates = nagata_2012(), nagata_candidates(range(0, 4))
     answers = list(select_iter(data, candidates, KNOWN, seed=1, error=0.02))
