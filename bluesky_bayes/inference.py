@@ -7,12 +7,12 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from bluesky_bayes.blas import one_blas_thread
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.jobs import EXCHANGE, SAMPLERS, Job, run_jobs
@@ -131,7 +131,7 @@ def select_many(
     chosen = _sampler(sampler, device)
     questions = [_Question.of(d, candidates, noise) for d in data]
     answers: list[Selection] = []
-    with _executor(threads) as executor, _one_blas_thread():
+    with _executor(threads) as executor, one_blas_thread():
         for first in range(0, len(questions), BATCH):
             batch = questions[first : first + BATCH]
             jobs = [question.jobs(settings, seed, chosen, start) for question in batch]
@@ -169,7 +169,7 @@ def select_iter(
     with _executor(threads) as executor:
         answers = _answers([question], [jobs], settings, seed, executor, True)
         while True:
-            with _one_blas_thread():
+            with one_blas_thread():
                 found = next(answers, None)
             if found is None:
                 return
@@ -189,7 +189,7 @@ def jobs_from_prior(
     settings = _settings(settings, error, None)
     question = _Question.of(data, candidates, noise)
     jobs = question.jobs(settings, seed, from_prior=True)
-    with _compiling([question]), _executor(threads) as executor, _one_blas_thread():
+    with _compiling([question]), _executor(threads) as executor, one_blas_thread():
         for _ in run_jobs([[job] for job in jobs], settings, executor, False):
             pass
     return jobs
@@ -211,7 +211,7 @@ def refined(selection: Selection, error: float | None, budget: float | None, thr
     done = max(len(standing.infos[0].misfit) for standing in selection.standings)
     settings = replace(selection.settings, error=error, budget=budget, longest=done + selection.settings.longest)
     jobs = question.jobs(settings, selection.seed, ASKED[selection.sampler])
-    with _compiling([question]), _executor(threads) as executor, _one_blas_thread():
+    with _compiling([question]), _executor(threads) as executor, one_blas_thread():
         list(executor.map(Job.resume, jobs, selection.standings))
         ((last,),) = _answers([question], [jobs], settings, selection.seed, executor, False)
     return last
@@ -423,9 +423,3 @@ def _executor(threads: int | None) -> ThreadPoolExecutor:
     if threads < 1:
         raise ValueError(f"threads must be 1 or more; got {threads}")
     return ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes")
-
-
-def _one_blas_thread() -> AbstractContextManager[object]:
-    """BLAS's own threads would stand in the way of ours, and change the last bits of an answer with the load."""
-    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
-    return limits
