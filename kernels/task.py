@@ -207,14 +207,16 @@ def new_score(reference: Reference, z: Array) -> Score:
     """Score of the given coordinates, (n_replicas, n_parameters); `engine.refer` fills in the rest."""
     n, d = z.shape
     rows = n + 1 if reference.log_weight.size else 0
-    return Score(
-        np.concatenate([z, np.zeros((1, d))]),
-        np.zeros((n + 1, d), dtype=np.int64),
+    score = Score(
+        aligned((n + 1, d), np.float64),
+        aligned((n + 1, d), np.int64),
         aligned(rows * TERMS, np.float64),
         aligned(rows * d * TERMS, np.float64),
-        np.zeros(n + 1),
-        np.zeros(n + 1),
+        aligned(n + 1, np.float64),
+        aligned(n + 1, np.float64),
     )
+    score.z[:n] = z
+    return score
 
 
 def aligned(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
@@ -235,15 +237,17 @@ def padded(n: int, dtype: npt.DTypeLike) -> int:
 def new_state(task: Task, z: Array) -> State:
     """State with the given coordinates, (n_replicas, n_parameters); `engine.rebuild` fills in the rest."""
     n, dtype = len(z), task.x.dtype
-    return State(
-        np.array(z, dtype=np.float64, order="C"),
-        np.zeros_like(z, dtype=np.float64),
+    state = State(
+        aligned(z.shape, np.float64),
+        aligned(z.shape, np.float64),
         aligned(n * int(task.curve_start[-1]), dtype),
         aligned(n * task.x.size, dtype),
-        np.zeros((n, task.noise.size)),
-        np.zeros((n, task.noise.size)),
-        np.zeros(n),
+        aligned((n, task.noise.size), np.float64),
+        aligned((n, task.noise.size), np.float64),
+        aligned(n, np.float64),
     )
+    state.z[:] = z
+    return state
 
 
 def new_scratch(task: Task, n_replicas: int = 1) -> Scratch:
@@ -254,11 +258,11 @@ def new_scratch(task: Task, n_replicas: int = 1) -> Scratch:
     return Scratch(
         aligned(max(int(task.curve_start[-1]), 1), dtype),
         aligned(task.x.size, dtype),
-        np.zeros((1, task.noise.size)),
-        np.zeros((1, task.noise.size)),
-        np.zeros(most, dtype=dtype),
+        aligned((1, task.noise.size), np.float64),
+        aligned((1, task.noise.size), np.float64),
+        aligned(most, dtype),
         aligned(n_draws, np.float32),
         aligned(n_draws, np.float32),
-        np.zeros(len(task.tables)),
-        np.zeros(BINS),
+        aligned(len(task.tables), np.float64),
+        aligned(BINS, np.float64),
     )
