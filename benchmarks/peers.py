@@ -409,7 +409,7 @@ def pymc(question: Question) -> Tool:
 
 
 TOOLS: dict[str, Callable[[Question], Tool]] = {
-    **{f"bluesky_bayes {error}": ours(error) for error in (0.3, 0.1, 0.03)},
+    **{f"bluesky_bayes {error}": ours(error) for error in (0.3, 0.1, 0.03, 0.005)},
     "dynesty": dynesty,
     "ultranest": ultranest,
     "nautilus": nautilus,

@@ -92,7 +92,7 @@ def cpu(data: Dataset, candidates: Candidates, noise: Gaussian, **options: Any) 
 
 
 def sweeping(n: int, k: int) -> float:
-    """CPU time of 2000 sweeps that count and of those that tune, a quarter as many."""
+    """CPU time of 2000 sweeps that count and of those that tune, a quarter as many or, from the prior, three."""
     many, few = (cpu(*question(n, k), settings=settings, sampler="exchange") for settings in (MANY, FEW))
     return many - few
 

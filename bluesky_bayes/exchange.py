@@ -22,7 +22,7 @@ from bluesky_bayes.sampler import Info, Path, State, generator
 FEWEST_LEVELS, MOST_LEVELS = 4, 96
 LEVELS_PER_BARRIER = 2.0
 FINE_LEVELS, LEAST_CHANGE, FARTHEST, MOST_ENERGIES = 32, 0.1, 1e6, 256
-BURN_IN = 0.25
+BURN_IN, BURN_IN_FROM_PRIOR = 0.25, 0.75
 
 
 class Exchange:
@@ -43,7 +43,8 @@ class Exchange:
 
     def step(self, path: Path, state: State, key: npt.NDArray[np.uint64], length: int) -> tuple[State, Info]:
         """Sweeps and swaps; before the first round some for forgetting the start and adapting the steps."""
-        n_adapt = 0 if state.number else int(BURN_IN * length)
+        burn_in = BURN_IN if path.start.weights.size else BURN_IN_FROM_PRIOR
+        n_adapt = 0 if state.number else int(burn_in * length)
         n_sweeps, n_levels = n_adapt + length, path.betas.size
         reference, z, steps = path.start.arrays, state.coordinates, state.steps.copy()
         fresh, n_drawn = path.start.draws(n_sweeps, generator(key, 1 + state.number))
