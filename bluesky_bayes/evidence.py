@@ -109,6 +109,12 @@ def log_mean_exp(values: Array) -> Array:
     return mean
 
 
+def mean_evidence(log_z: Array) -> Evidence:
+    """Mean of independent unbiased estimates of Z, whose logarithms these are, and its error from their scatter."""
+    error = float(np.std(softmax(log_z), ddof=1)) * math.sqrt(log_z.size)
+    return Evidence(float(log_mean_exp(log_z)), error, 0.0)
+
+
 def softmax(score: Array) -> Array:
     """Exponentials, scaled to add up to one along the first axis."""
     weights: Array = np.exp(score - score.max(axis=0))

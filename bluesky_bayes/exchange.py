@@ -17,7 +17,7 @@ from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import Evidence, evidence
 from bluesky_bayes.kernels.task import Task, new_score, new_scratch, new_state
 from bluesky_bayes.reference import Start
-from bluesky_bayes.sampler import Info, Path, State, generator
+from bluesky_bayes.sampler import Info, Path, Sampler, State, generator
 
 FEWEST_LEVELS, MOST_LEVELS = 4, 96
 LEVELS_PER_BARRIER = 2.0
@@ -25,7 +25,7 @@ FINE_LEVELS, LEAST_CHANGE, FARTHEST, MOST_ENERGIES = 32, 0.1, 1e6, 256
 BURN_IN, BURN_IN_FROM_PRIOR = 0.25, 0.75
 
 
-class Exchange:
+class Exchange(Sampler):
     """Replica exchange, one ladder a chain."""
 
     name, words = "exchange", "replica exchange"
@@ -61,10 +61,6 @@ class Exchange:
             int(trips[:, 1].sum()), float(drift), n_drawn * length / n_sweeps,
         )  # fmt: skip
         return State(replicas.z[order], steps, state.number + 1), info
-
-    def mixed(self, path: Path, infos: Sequence[Info], z: Array, rng: np.random.Generator) -> Array:
-        """As they are."""
-        return z
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Bennett's ratio between neighbours."""

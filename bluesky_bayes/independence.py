@@ -5,32 +5,24 @@ Independence Metropolis-Hastings: Tierney, Annals of Statistics 22, 1701 (1994).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bluesky_bayes.cooling import Cooling, energies_of
 from bluesky_bayes.dataset import Array
-from bluesky_bayes.evidence import Evidence, evidence, log_mean_exp
-from bluesky_bayes.kernels.task import Task
-from bluesky_bayes.reference import Start
-from bluesky_bayes.sampler import Info, Path, State, generator
+from bluesky_bayes.evidence import Evidence, evidence, mean_evidence
+from bluesky_bayes.sampler import Info, Path, Sampler, State, generator
 
 PROPOSALS = 4
 """Draws of the reference in a sweep."""
 
 
-class Independence:
+class Independence(Sampler):
     """Chains whose every proposal is a draw of the reference, and evidence by the weights of all of these."""
 
     name, words = "independence", "independent draws"
-
-    def path(self, kernels: Any, task: Task, start: Start, cooling: Cooling) -> Path:
-        """Reference and posterior, and nothing between."""
-        return Path(kernels, task, start, cooling.betas, cooling.steps)
 
     def init(self, path: Path, cooling: Cooling, rng: np.random.Generator) -> State:
         """A draw of the posterior."""
@@ -54,16 +46,10 @@ class Independence:
         )  # fmt: skip
         return State(z[at[-1:]], state.steps, state.number + 1), info
 
-    def mixed(self, path: Path, infos: Sequence[Info], z: Array, rng: np.random.Generator) -> Array:
-        """As they are."""
-        return z
-
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Mean weight of the draws of the reference, its error from their variance."""
         energies = np.concatenate([info.energies[:, :PROPOSALS].ravel() for info in infos])
-        weights = np.exp(energies.min() - energies)
-        error = float(np.std(weights) / np.mean(weights)) / math.sqrt(weights.size)
-        return Evidence(float(log_mean_exp(-energies)), error, 0.0)
+        return mean_evidence(-energies)
 
     def bridge(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Bennett's ratio between draws of the reference and of the posterior."""

@@ -158,7 +158,8 @@ class Sampler(Protocol):
         """What it draws, for a sentence that goes on with where from."""
 
     def path(self, kernels: Any, task: Task, start: Start, cooling: Cooling) -> Path:
-        """Temperatures and steps for all chains, from particles that went the same way."""
+        """Temperatures and steps for all chains, from particles that went the same way: theirs, if nothing better."""
+        return Path(kernels, task, start, cooling.betas, cooling.steps)
 
     def init(self, path: Path, cooling: Cooling, rng: np.random.Generator) -> State:
         """Where a chain begins."""
@@ -167,7 +168,8 @@ class Sampler(Protocol):
         """A round of `length` sweeps that count, and where it ended."""
 
     def mixed(self, path: Path, infos: Sequence[Info], z: Array, rng: np.random.Generator) -> Array:
-        """Draws (n_chains, n_draws, n_parameters) of the chains as draws of the posterior."""
+        """Draws (n_chains, n_draws, n_parameters) of the chains as draws of the posterior: as they are, by default."""
+        return z
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Log evidence over the reference's, less the task's constant, by all chains."""

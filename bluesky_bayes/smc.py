@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bluesky_bayes.cooling import SWEEPS, Cooling, cooled
 from bluesky_bayes.dataset import Array
-from bluesky_bayes.evidence import Evidence, log_mean_exp, softmax
-from bluesky_bayes.kernels.task import Task
-from bluesky_bayes.reference import Start
-from bluesky_bayes.sampler import Info, Path, State, generator
+from bluesky_bayes.evidence import Evidence, log_mean_exp, mean_evidence, softmax
+from bluesky_bayes.sampler import Info, Path, Sampler, State, generator
 
 STREAMS = 1000
 
 
-class SequentialMonteCarlo:
+class SequentialMonteCarlo(Sampler):
     """Clouds at temperatures that a first cloud found, so that each estimate of the evidence is unbiased."""
 
     name, words = "smc", "sequential Monte Carlo"
-
-    def path(self, kernels: Any, task: Task, start: Start, cooling: Cooling) -> Path:
-        """Temperatures and steps of the first cloud."""
-        return Path(kernels, task, start, cooling.betas, cooling.steps)
 
     def init(self, path: Path, cooling: Cooling, rng: np.random.Generator) -> State:
         """Nothing but a beginning: particles are drawn in each round."""
@@ -55,9 +47,7 @@ class SequentialMonteCarlo:
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Mean of the clouds' evidence, its error from their scatter."""
-        log_z = log_z_of(path.betas, infos)
-        scatter = float(np.std(softmax(log_z), ddof=1)) * math.sqrt(len(infos))
-        return Evidence(float(log_mean_exp(log_z)), scatter, 0.0)
+        return mean_evidence(log_z_of(path.betas, infos))
 
 
 def log_z_of(betas: Array, infos: Sequence[Info]) -> Array:
