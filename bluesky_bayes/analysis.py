@@ -17,6 +17,7 @@ from bluesky_bayes.dataset import Dataset
 from bluesky_bayes.inference import select
 from bluesky_bayes.noise import Gaussian, Noise, Poisson, StudentT
 from bluesky_bayes.priors import from_table, to_table
+from bluesky_bayes.recipes import candidates_of
 from bluesky_bayes.sampler import Settings
 from bluesky_bayes.selection import Selection
 
@@ -105,7 +106,7 @@ class Analysis:
         _check_keys("sampling", sampling, ("seed", *(f.name for f in fields(Settings))))
         seed = int(sampling.pop("seed", 0))
         noise = _noise_from(table["noise"]) if "noise" in table else None
-        return cls(_candidates_from(table["candidates"]), noise=noise, seed=seed, settings=Settings(**sampling), **data)
+        return cls(candidates_of(table["candidates"]), noise=noise, seed=seed, settings=Settings(**sampling), **data)
 
     def _sampling(self) -> dict[str, Any]:
         """Seed and settings, without those that are not set."""
@@ -148,21 +149,6 @@ def _check_keys(part: str, table: Mapping[str, Any], known: tuple[str, ...]) -> 
     unknown = sorted(set(table) - set(known))
     if unknown:
         raise ValueError(f"recipe [{part}] has an unknown entry {unknown[0]!r}; it may have {', '.join(known)}")
-
-
-def _candidates_from(table: Mapping[str, Any]) -> Candidates:
-    from bluesky_bayes import families
-
-    options = dict(table)
-    name = options.pop("family", None)
-    if name not in families.__all__:
-        raise ValueError(f"recipe [candidates] names family {name!r}; there are {', '.join(families.__all__)}")
-    if options.get("background") == "none":
-        options["background"] = None
-    priors = options.pop("priors", {})
-    options["priors"] = {key: from_table(key, prior) for key, prior in priors.items()}
-    candidates: Candidates = getattr(families, name)(**options)
-    return candidates
 
 
 _NOISES: dict[str, type[Noise]] = {"gaussian": Gaussian, "student-t": StudentT, "poisson": Poisson}

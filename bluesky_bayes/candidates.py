@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,79 @@ class Candidates:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """One kind of component, and how many of it are in question.
+
+    Attributes
+    ----------
+    component : Component
+        Built in or your own.
+    counts : iterable of int
+        Numbers in question, from 0 up.
+    noun : str
+        What one of them is called; the component's name by default.
+    shared : sequence of str
+        Parameters that all of this kind in a model have in common. One is called ``noun.parameter``.
+    fixed : mapping of str to float
+        Parameters that are numbers.
+    sign : {1, -1}
+        -1 where the component is taken away, as an absorber is from a baseline; its amplitude is positive still.
+
+    Raises
+    ------
+    ValueError
+        For counts below zero or twice the same, or a parameter that the component has not.
+    """
+
+    component: Component
+    counts: Iterable[int] = (1,)
+    noun: str = ""
+    shared: Sequence[str] = ()
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    sign: int = 1
+
+    def __post_init__(self) -> None:
+        """Check counts and names."""
+        object.__setattr__(self, "counts", _check_counts(self.counts))
+        object.__setattr__(self, "noun", self.noun or self.component.name)
+        names = [p.name for p in self.component.parameters]
+        for name in (*self.shared, *self.fixed):
+            if name not in names:
+                raise ValueError(f"a {self.noun} has no parameter {name!r} to share or fix; it has {', '.join(names)}")
+        if self.sign not in (1, -1):
+            raise ValueError(f"sign of a {self.noun} must be 1 or -1; got {self.sign!r}")
+
+    @property
+    def single(self) -> bool:
+        """Whether there is exactly one in every model; it then has no number and no place in the models' names."""
+        return self.counts == [1]
+
+    def terms(self, k: int, ties: Mapping[str, Slot]) -> list[Term]:
+        """`k` of it; `ties` by parameter."""
+        labels = [self.noun] if self.single else [f"{self.noun}{i + 1}" for i in range(k)]
+        return [Term(label, self.component, self._slots(label, ties)) for label in labels]
+
+    def _slots(self, label: str, ties: Mapping[str, Slot]) -> tuple[Slot, ...]:
+        slots = []
+        for parameter in self.component.parameters:
+            name = f"{self.noun if parameter.name in self.shared else label}.{parameter.name}"
+            if parameter.name in self.fixed:
+                slot = Slot(None, offset=float(self.fixed[parameter.name]))
+            else:
+                slot = ties.get(f"{label}.{parameter.name}", Slot(name))
+            if parameter is self.component.amplitude:
+                slot = replace(slot, scale=self.sign * slot.scale, offset=self.sign * slot.offset + 0.0)
+            slots.append(slot)
+        return tuple(slots)
+
+    def prior(self, given: Mapping[str, Prior], full: str) -> Prior | None:
+        """Prior given for parameter `full` of this kind by the most special of its names."""
+        name = full.rsplit(".", 1)[-1]
+        named = (full, f"{self.noun}.{name}", f"{self.component.name}.{name}", name)
+        return next((given[n] for n in named if n in given), None)
+
+
 def family(
     component: Component,
     counts: Iterable[int],
@@ -72,6 +146,9 @@ def family(
     background: str | int | None = "constant",
     priors: Mapping[str, Any] | None = None,
     noun: str | None = None,
+    shared: Sequence[str] = (),
+    fixed: Mapping[str, float] | None = None,
+    ties: Mapping[str, Slot] | None = None,
     probabilities: Sequence[float] = (),
     recipe: Mapping[str, Any] | None = None,
 ) -> Candidates:
@@ -86,10 +163,16 @@ def family(
     background : {"constant", "linear", "quadratic", "cubic"}, int or None
         A constant, a polynomial (by name or degree) in x less the middle of the data's x, or nothing.
     priors : mapping of str to frozen scipy.stats distribution, optional
-        By parameter name (``"sigma"``) or ``"component.parameter"`` (``"gaussian.sigma"``). Those left out come from
-        the data's range.
+        By parameter name (``"sigma"``), ``"component.parameter"`` (``"gaussian.sigma"``) or, for one of several,
+        ``"peak1.sigma"``. Those left out come from the data's range.
     noun : str, optional
         What one of them is called; the component's name by default.
+    shared : sequence of str, optional
+        Parameters that all components of a model have in common.
+    fixed : mapping of str to float, optional
+        Parameters that are numbers.
+    ties : mapping of str to Slot, optional
+        See `combinations`.
     probabilities : sequence of float, optional
         Prior probabilities of the counts.
     recipe : mapping, optional
@@ -98,31 +181,142 @@ def family(
     Raises
     ------
     ValueError
-        For counts below zero or twice the same, an unknown background, or a prior that nothing uses.
+        For counts below zero or twice the same, an unknown background, or a prior or tie that nothing uses.
     """
-    counts = _check_counts(counts)
-    noun = noun or component.name
+    kind = Kind(component, counts, noun or "", shared, fixed or {})
+    names = [plural(k, kind.noun) for k in kind.counts]
+    found = combinations(
+        [kind], background=background, priors=priors, ties=ties, probabilities=probabilities, recipe=recipe
+    )
+    return replace(found, models=tuple(replace(m, name=n) for m, n in zip(found.models, names, strict=True)))
+
+
+def combinations(
+    kinds: Sequence[Kind],
+    *,
+    background: str | int | None = "constant",
+    priors: Mapping[str, Any] | None = None,
+    ties: Mapping[str, Slot] | None = None,
+    probabilities: Sequence[float] = (),
+    recipe: Mapping[str, Any] | None = None,
+) -> Candidates:
+    """Candidates that differ in the numbers of several kinds of component: all combinations of their counts.
+
+    Parameters
+    ----------
+    kinds : sequence of Kind
+        A kind of which every model has exactly one is part of all models and of no name.
+    background : {"constant", "linear", "quadratic", "cubic"}, int or None
+        As in `family`.
+    priors : mapping of str to frozen scipy.stats distribution, optional
+        By ``"parameter"``, ``"component.parameter"``, ``"noun.parameter"`` or ``"noun1.parameter"``; of several that
+        fit, the last in this list counts.
+    ties : mapping of str to Slot, optional
+        ``{"line2.center": Slot("line1.center", offset=0.25)}`` puts the second line at a fixed distance from the first,
+        ``Slot("line1.amplitude", scale=0.5)`` makes it half as high. A tie holds in the models that have both.
+    probabilities : sequence of float, optional
+        Prior probabilities, in the order of the models: the last kind's count changes fastest.
+    recipe : mapping, optional
+        How to make these candidates again.
+
+    Raises
+    ------
+    ValueError
+        For an unknown background, kinds called the same, or a prior or tie that nothing uses.
+
+    Examples
+    --------
+    >>> from bluesky_bayes.shapes import gaussian, lorentzian
+    >>> combinations([Kind(gaussian, [0, 1]), Kind(lorentzian, [1, 2])]).names
+    ('1 lorentzian', '2 lorentzians', '1 gaussian + 1 lorentzian', '1 gaussian + 2 lorentzians')
+    """
+    nouns = [kind.noun for kind in kinds]
+    if not kinds or len(set(nouns)) < len(nouns):
+        raise ValueError(f"kinds must be one or more with nouns of their own; got {nouns}")
     given = {name: check_prior(name, prior) for name, prior in (priors or {}).items()}
-    background_terms = _background(background)
-    accepted = {p.name for p in component.parameters} | {f"{component.name}.{p.name}" for p in component.parameters}
-    accepted |= {slot.parameter for term in background_terms for slot in term.slots if slot.parameter}
+    ties, background_terms = dict(ties or {}), _background(background)
+    _check_ties(kinds, ties)
+    models = [
+        _combined(kinds, counts, background_terms, given, ties)
+        for counts in itertools.product(*(kind.counts for kind in kinds))
+    ]
+    _check_priors(kinds, models, given)
+    return Candidates(tuple(models), tuple(probabilities), recipe)
+
+
+def _combined(
+    kinds: Sequence[Kind],
+    counts: Sequence[int],
+    background: Sequence[Term],
+    given: Mapping[str, Prior],
+    ties: Mapping[str, Slot],
+) -> Model:
+    """The model with these numbers of each kind."""
+    own = {
+        f"{term.label}.{p.name}"
+        for kind, k in zip(kinds, counts, strict=True)
+        for term in kind.terms(k, {})
+        for p in term.component.parameters
+    }
+    holding = {name: slot for name, slot in ties.items() if name in own and slot.parameter in own | {None}}
+    tied = {label.split(".")[0] for name, slot in holding.items() for label in (name, slot.parameter or name)}
+    terms: list[Term] = []
+    table: dict[str, Prior | None] = {}
+    groups: list[tuple[int, ...]] = []
+    for kind, k in zip(kinds, counts, strict=True):
+        new = kind.terms(k, holding)
+        alike = tuple(len(terms) + i for i, term in enumerate(new) if term.label not in tied)
+        groups += [alike] if len(alike) > 1 else []
+        terms += new
+        for slot in (slot for term in new for slot in term.slots):
+            if slot.parameter is not None and slot.parameter not in holding:
+                table.setdefault(slot.parameter, kind.prior(given, slot.parameter))
+    for slot in (slot for term in background for slot in term.slots):
+        if slot.parameter is not None:
+            table[slot.parameter] = given.get(slot.parameter)
+    terms += background
+    numbers = {kind.noun: k for kind, k in zip(kinds, counts, strict=True)}
+    return Model(_name(kinds, counts), tuple(terms), table, tuple(groups), numbers)
+
+
+def _name(kinds: Sequence[Kind], counts: Sequence[int]) -> str:
+    """Such as ``1 sextet + 2 doublets``."""
+    counted = [(kind, k) for kind, k in zip(kinds, counts, strict=True) if not kind.single]
+    present = [plural(k, kind.noun) for kind, k in counted if k > 0]
+    if present:
+        return " + ".join(present)
+    return plural(0, counted[0][0].noun) if len(counted) == 1 else "none" if counted else kinds[0].noun
+
+
+def _check_ties(kinds: Sequence[Kind], ties: Mapping[str, Slot]) -> None:
+    """Refuse ties of what no model has, and chains of them."""
+    full = {
+        f"{term.label}.{p.name}"
+        for kind in kinds
+        for term in kind.terms(max((1, *kind.counts)), {})
+        for p in kind.component.parameters
+    }
+    for name, slot in ties.items():
+        for end in (name, slot.parameter):
+            if end is not None and end not in full:
+                raise ValueError(f"tie of {name!r} names {end!r}, which no model here has; there are {_listed(full)}")
+        if slot.parameter in ties:
+            raise ValueError(f"{name!r} is tied to {slot.parameter!r}, which is tied itself: name what that is tied to")
+
+
+def _check_priors(kinds: Sequence[Kind], models: Sequence[Model], given: Mapping[str, Prior]) -> None:
+    """Refuse priors of what no model has."""
+    accepted = {parameter for model in models for parameter in model.parameters}
+    for kind in kinds:
+        for p in kind.component.parameters:
+            accepted |= {p.name, f"{kind.component.name}.{p.name}", f"{kind.noun}.{p.name}"}
     unknown = sorted(set(given) - accepted)
     if unknown:
-        raise ValueError(
-            f"priors name {unknown[0]!r}, which no model here has; they may name {', '.join(sorted(accepted))}"
-        )
-    models = []
-    for k in counts:
-        terms = [_numbered(component, noun, i + 1) for i in range(k)] + background_terms
-        table = {
-            slot.parameter: _prior_of(given, term.component, slot.parameter, parameter.name)
-            for term in terms
-            for slot, parameter in zip(term.slots, term.component.parameters, strict=True)
-            if slot.parameter is not None
-        }
-        group = (tuple(range(k)),) if k > 1 else ()
-        models.append(Model(plural(k, noun), tuple(terms), table, group, {noun: k}))
-    return Candidates(tuple(models), tuple(probabilities), recipe)
+        raise ValueError(f"priors name {unknown[0]!r}, which no model here has; they may name {_listed(accepted)}")
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def plural(k: int, noun: str) -> str:
@@ -135,15 +329,6 @@ def _check_counts(counts: Iterable[int]) -> list[int]:
     if not listed or min(listed) < 0 or len(set(listed)) != len(listed):
         raise ValueError(f"counts must be different whole numbers from 0 up; got {listed}")
     return listed
-
-
-def _numbered(component: Component, noun: str, i: int) -> Term:
-    label = f"{noun}{i}"
-    return Term(label, component, tuple(Slot(f"{label}.{p.name}") for p in component.parameters))
-
-
-def _prior_of(given: Mapping[str, Prior], component: Component, full: str, name: str) -> Prior | None:
-    return given.get(f"{component.name}.{name}", given.get(full, given.get(name)))
 
 
 DEGREES = {"linear": 1, "quadratic": 2, "cubic": 3}

@@ -22,7 +22,7 @@ import bluesky_bayes.kernels.math as kernel_math
 from bluesky_bayes.dataset import Array
 
 MATH_MODULES = {math: "math", np: "np", kernel_math: "kernel_math"}
-ROLES = ("amplitude", "location", "width", "shape")
+ROLES = ("amplitude", "location", "width", "inverse", "shape")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -34,9 +34,10 @@ class Parameter:
     ----------
     name : str
         As users know it (``center``, ``sigma``).
-    role : {"amplitude", "location", "width", "shape"}
+    role : {"amplitude", "location", "width", "inverse", "shape"}
         Amplitudes multiply the shape; locations move with x (they and x share an origin, so that precision is kept
-        far from zero); widths are lengths along x. The role also chooses the default prior.
+        far from zero); widths are lengths along x; inverse are those whose reciprocals lie on x, as a rate does for
+        times or a radius for momentum transfers. The role also chooses the default prior.
     unit : str
         ``"x"``, ``"y"``, ``"1/x^2"``, ``""`` ... in terms of the axes' units.
     """
@@ -309,7 +310,7 @@ def component(
 
 
 DEFAULT_ROLES = {"center": "location", "sigma": "width", "gamma": "width", "fwhm": "width", "width": "width"}
-ROLE_UNITS = {"amplitude": "y", "location": "x", "width": "x", "shape": ""}
+ROLE_UNITS = {"amplitude": "y", "location": "x", "width": "x", "inverse": "1/x", "shape": ""}
 
 
 def _parameter(name: str, roles: Mapping[str, str], units: Mapping[str, str]) -> Parameter:

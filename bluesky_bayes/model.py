@@ -141,7 +141,8 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
     """Prior from the data's range, by the parameter's role.
 
     Heights are uniform up to one and a half times the range of y, positions uniform over x, widths log-uniform from
-    the points' spacing to half of the range of x, constants uniform over y and half its range more on either side
+    the points' spacing to half of the range of x, inverse lengths log-uniform from 0.3 over the largest to 3 over the
+    smallest size of x that is not zero, constants uniform over y and half its range more on either side
     (from zero for counts), powers of x normal with the slope that crosses the range. With counting noise y are rates:
     counts per unit of the noise's exposure.
 
@@ -178,6 +179,9 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
         return stats.uniform(float(data.x.min()), width)
     if parameter.role == "width":
         return stats.loguniform(_spacing(data), 0.5 * width)
+    if parameter.role == "inverse":
+        size = np.abs(data.x[data.x != 0])
+        return stats.loguniform(0.3 / float(size.max()), 3.0 / float(size.min()))
     raise ValueError(f"there is no default prior for {name!r}: give priors={{{base!r}: scipy.stats....}}")
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from bluesky_bayes.candidates import Candidates, family
 from bluesky_bayes.components import Component
-from bluesky_bayes.priors import check_prior, to_table
+from bluesky_bayes.model import Slot
+from bluesky_bayes.recipes import recipe_of
 from bluesky_bayes.shapes import PEAKS, gaussian_precision
 
 
@@ -17,6 +18,9 @@ def peaks(
     background: str | int | None = "constant",
     priors: Mapping[str, Any] | None = None,
     width: str | None = None,
+    shared: Sequence[str] = (),
+    fixed: Mapping[str, float] | None = None,
+    ties: Mapping[str, Slot] | None = None,
     probabilities: Sequence[float] = (),
 ) -> Candidates:
     """Candidates with different numbers of peaks.
@@ -35,6 +39,12 @@ def peaks(
     width : {"precision"}, optional
         ``"precision"`` replaces a Gaussian's sigma by ``precision = 1 / sigma^2``, the b of Nagata, Sugita and Okada,
         Neural Networks 28, 82 (2012).
+    shared : sequence of str, optional
+        Parameters that all peaks of a model have in common: ``["sigma"]`` gives them one width, ``peak.sigma``.
+    fixed : mapping of str to float, optional
+        Parameters that are numbers: ``{"fraction": 0.5}``.
+    ties : mapping of str to Slot, optional
+        Fixed distances and ratios: ``{"peak2.center": Slot("peak1.center", offset=0.25)}``.
     probabilities : sequence of float, optional
         Prior probability of each count; equal by default.
 
@@ -53,15 +63,21 @@ def peaks(
     ('no peak', '1 peak', '2 peaks')
     """
     counts = list(counts)
-    priors = {name: check_prior(name, prior) for name, prior in (priors or {}).items()}
+    arguments = {
+        "shape": shape, "counts": counts, "background": background, "width": width, "shared": shared, "fixed": fixed,
+        "ties": ties, "priors": priors, "probabilities": probabilities,
+    }  # fmt: skip
     return family(
         _component(shape, width),
         counts,
         background=background,
         priors=priors,
         noun="peak",
+        shared=shared,
+        fixed=fixed,
+        ties=ties,
         probabilities=probabilities,
-        recipe=_recipe(shape, counts, background, priors, width, probabilities),
+        recipe=recipe_of("peaks", arguments),
     )
 
 
@@ -79,24 +95,3 @@ def _component(shape: str | Component, width: str | None) -> Component:
             f"shape must be one of {', '.join(map(repr, PEAKS))} or a component of your own; got {shape!r}"
         )
     return PEAKS[shape]
-
-
-def _recipe(
-    shape: str | Component,
-    counts: list[int],
-    background: str | int | None,
-    priors: Mapping[str, Any] | None,
-    width: str | None,
-    probabilities: Sequence[float],
-) -> dict[str, Any] | None:
-    """The arguments as plain data, or None where a component of the user's own cannot be written down."""
-    if isinstance(shape, Component):
-        return None
-    recipe: dict[str, Any] = {"family": "peaks", "shape": shape, "counts": counts, "background": background or "none"}
-    if width:
-        recipe["width"] = width
-    if probabilities:
-        recipe["probabilities"] = list(probabilities)
-    if priors:
-        recipe["priors"] = {name: to_table(prior) for name, prior in priors.items()}
-    return recipe
