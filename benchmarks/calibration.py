@@ -26,6 +26,7 @@ from sbc import (
     NOISES,
     Outcome,
     analysed,
+    family_named,
     outcome,
     ranks_by_parameter,
     reliability,
@@ -58,7 +59,7 @@ def ranked(
         results = outcomes[family, noise] = list(executor.map(make, range(draws), chunksize=4))
         size = [result.size for result in results]
         print(f"{family}, {noise}: effective draws {np.median(size):.0f} (fewest {min(size):.0f}), {N_DRAWS} ranked")
-        for name, ranks in ranks_by_parameter(FAMILIES[family].candidates, results).items():
+        for name, ranks in ranks_by_parameter(family_named(family).candidates, results).items():
             u = uniformity(ranks)
             smallest.append(u.p)
             print(
@@ -76,7 +77,7 @@ def print_evidence(outcomes: dict[tuple[str, str], list[Outcome]]) -> None:
     """Deviations from closed forms, in stated errors."""
     print(f"{'':36} {'n':>4} {'bias':>6} {'spread':>6}  within 1  within 2  within 3 stated errors")
     for (family, noise), results in outcomes.items():
-        for i, name in enumerate(FAMILIES[family].candidates.names):
+        for i, name in enumerate(family_named(family).candidates.names):
             pull = np.array([(r.log_evidence[i] - r.exact[i]) / r.error[i] for r in results])
             if np.all(np.isfinite(pull)):
                 within = "".join(f"{np.mean(np.abs(pull) < k):10.3f}" for k in (1, 2, 3))
@@ -85,18 +86,18 @@ def print_evidence(outcomes: dict[tuple[str, str], list[Outcome]]) -> None:
     print("a normal distribution has 0, 1, and 0.683, 0.954, 0.997")
 
 
-def print_repeats(executor: Executor, seeds: int) -> None:
+def print_repeats(executor: Executor, pairs: Iterable[tuple[str, str]], seeds: int) -> None:
     """Print stated errors beside the spread over seeds."""
     numbers = list(itertools.product(range(N_REPEATED), range(seeds)))
     print(f"{'':36} stated  spread  stated/spread")
-    for family, noise in itertools.product(FAMILIES, NOISES):
+    for family, noise in pairs:
         log_z, error = map(
             np.array, zip(*executor.map(functools.partial(repeated, family, noise), numbers), strict=True)
         )
         shape = (N_REPEATED, seeds, -1)
         spread = np.sqrt(np.mean(np.var(log_z.reshape(shape), axis=1, ddof=1), axis=0))
         stated = np.sqrt(np.mean(error**2, axis=0))
-        for name, a, b in zip(FAMILIES[family].candidates.names, stated, spread, strict=True):
+        for name, a, b in zip(family_named(family).candidates.names, stated, spread, strict=True):
             print(f"  {f'{family}, {noise}: {name}':34} {a:6.3f} {b:7.3f} {a / b:14.2f}")
     print(f"a ratio is itself uncertain by {1 / math.sqrt(2 * N_REPEATED * (seeds - 1)):.2f}")
 
@@ -121,9 +122,10 @@ def draw(outcomes: dict[tuple[str, str], list[Outcome]], path: Path) -> None:
     import matplotlib.pyplot as plt
     from scipy import stats
 
-    figure = plt.figure(figsize=(2.2 * len(NOISES) + 4.4, 5.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(2.2 * len(NOISES), 4.4))
-    panels = left.subplots(len(FAMILIES), len(NOISES), sharex=True, sharey=True)
+    families, noises = (dict.fromkeys(pair[i] for pair in outcomes) for i in (0, 1))
+    figure = plt.figure(figsize=(2.2 * len(noises) + 4.4, 5.4), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(2.2 * len(noises), 4.4))
+    panels = left.subplots(len(families), len(noises), sharex=True, sharey=True, squeeze=False)
     n_bins = 16
     for axes, ((family, noise), results) in zip(panels.ravel(), outcomes.items(), strict=True):
         # One parameter of each data set, in turn: those of one data set depend on each other.
@@ -149,12 +151,14 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=400, help="data sets for each family and noise")
+    parser.add_argument("--family", nargs="+", default=list(FAMILIES), help="of tests/sbc.py, or with tests of its own")
+    parser.add_argument("--noise", nargs="+", default=list(NOISES), choices=list(NOISES))
     parser.add_argument("--seeds", type=int, default=16, help="seeds for each of a few data sets")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--picture", type=Path, help="where to draw the ranks and the reliability diagram")
     options = parser.parse_args()
     print(describe())
-    pairs = list(itertools.product(FAMILIES, NOISES))
+    pairs = list(itertools.product(options.family, options.noise))
     for pair in pairs:
         outcome(*pair, 0)
     start = time.perf_counter()
@@ -164,7 +168,7 @@ def main() -> None:
         print("\nLog evidence against its closed form")
         print_evidence(outcomes)
         print("\nStated error of the log evidence, nats, against the spread over seeds")
-        print_repeats(executor, options.seeds)
+        print_repeats(executor, pairs, options.seeds)
         print("\nProbabilities of the models")
         print_probabilities(outcomes)
         print(f"\nWhat it looks like when the noise is {UNDERSTATED} times as large as it is said to be")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,24 @@ def three_peaks(x: npt.ArrayLike) -> Array:
 def spectrum(motor: Any, noise: float = 0.1, seed: int = 0) -> Any:
     """Make a simulated detector, named ``spectrum``, that sees `three_peaks` where the motor stands.
 
+    Parameters are those of `detector`.
+    """
+    return detector(motor, "spectrum", three_peaks, noise, seed)
+
+
+def detector(motor: Any, name: str, curve: Callable[[Array], Array], noise: float | None = None, seed: int = 0) -> Any:
+    """Make a simulated detector that sees a curve where the motor stands.
+
     Parameters
     ----------
     motor : ophyd device
         Its first hinted field is the position, as ``ophyd.sim.motor``.
-    noise : float
-        Standard deviation of the Gaussian noise.
+    name : str
+        Of the detector and its field.
+    curve : callable
+        Expected reading at positions (n,).
+    noise : float, optional
+        Standard deviation of the Gaussian noise; left out, readings are counts with Poisson noise.
     seed : int
         Of the noise.
 
@@ -59,6 +72,7 @@ def spectrum(motor: Any, noise: float = 0.1, seed: int = 0) -> Any:
     rng = np.random.default_rng(seed)
 
     def measure() -> float:
-        return float(three_peaks(motor.read()[position]["value"]) + noise * rng.standard_normal())
+        expected = float(curve(np.array([motor.read()[position]["value"]], dtype=np.float64))[0])
+        return float(rng.poisson(expected)) if noise is None else expected + noise * float(rng.standard_normal())
 
-    return SynSignal(measure, name="spectrum", kind=Kind.hinted)
+    return SynSignal(measure, name=name, kind=Kind.hinted)

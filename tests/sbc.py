@@ -9,6 +9,7 @@ error says.
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -111,6 +112,14 @@ FAMILIES = {
 }
 
 
+def family_named(name: str) -> Family:
+    """One of `FAMILIES`, or what the tests of a family of that name call `CALIBRATED`."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    calibrated: Family = importlib.import_module(f"test_{name}").CALIBRATED
+    return calibrated
+
+
 class Outcome(NamedTuple):
     """One data set made and analysed.
 
@@ -156,7 +165,7 @@ def outcome(
 
 def analysed(family_name: str, noise_name: str, data: Dataset, seed: int, settings: Settings = QUICK) -> Selection:
     """The answer for a data set, with the candidates and the noise of those names."""
-    candidates, noise = FAMILIES[family_name].candidates, NOISES[noise_name].noise
+    candidates, noise = family_named(family_name).candidates, NOISES[noise_name].noise
     return select(data, candidates, noise, seed=seed, settings=settings, threads=1)
 
 
@@ -164,7 +173,7 @@ def simulated(
     family_name: str, noise_name: str, seed: int, noise_factor: float = 1.0
 ) -> tuple[int, dict[str, float], Dataset]:
     """The index of a model, its parameters with exchangeable components in order, and data."""
-    x, candidates = FAMILIES[family_name]
+    x, candidates = family_named(family_name)
     noise, scatter = NOISES[noise_name]
     rng = np.random.default_rng([seed, *family_name.encode(), *noise_name.encode()])
     truth = int(rng.choice(len(candidates.models), p=candidates.probabilities))

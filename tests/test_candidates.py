@@ -72,7 +72,8 @@ def test_a_tied_doublet_is_found_with_one_position() -> None:
 def test_the_most_special_prior_counts() -> None:
     priors = {"sigma": stats.uniform(0, 1), "peak.sigma": stats.uniform(0, 2), "peak2.sigma": stats.uniform(0, 3)}
     (model,) = family(gaussian, [2], priors=priors, noun="peak").models
-    assert [model.priors[f"peak{i}.sigma"].support()[1] for i in (1, 2)] == [2.0, 3.0]
+    chosen = [model.priors[f"peak{i}.sigma"] for i in (1, 2)]
+    assert [prior.support()[1] for prior in chosen if prior is not None] == [2.0, 3.0]
 
 
 def test_inverse_lengths_have_a_default_prior_from_the_size_of_x() -> None:

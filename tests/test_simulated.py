@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ophyd.sim import SynAxis
 
-from bluesky_bayes.simulated import AMPLITUDES, CENTERS, spectrum, three_peaks
+from bluesky_bayes.simulated import AMPLITUDES, CENTERS, detector, spectrum, three_peaks
 
 
 def test_three_peaks_stand_where_they_should() -> None:
@@ -33,3 +33,15 @@ def test_the_noise_is_that_of_its_seed() -> None:
     assert readings(1) == readings(1) != readings(2)
     # The standard deviation of 500 draws has a relative error of 1 / sqrt(1000).
     assert np.std(readings(1)) == pytest.approx(0.1, rel=4 / np.sqrt(1000))
+
+
+def test_a_detector_counts_where_no_noise_is_given() -> None:
+    motor = SynAxis(name="motor", value=2.0)
+    counter = detector(motor, "counter", lambda x: 100.0 * x)
+    readings = []
+    for _ in range(400):
+        counter.trigger()
+        readings.append(counter.get())
+    assert all(reading == int(reading) for reading in readings)
+    assert np.mean(readings) == pytest.approx(200.0, abs=4 * np.sqrt(200.0 / 400))
+    assert counter.hints == {"fields": ["counter"]}
