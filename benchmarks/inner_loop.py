@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from machine import describe
 
-from bluesky_bayes.kernels.build import kernels_for, use_widest_vectors
+from bluesky_bayes.kernels.build import curve, kernels, use_widest_vectors
 from bluesky_bayes.kernels.task import aligned, padded
 from bluesky_bayes.shapes import gaussian_precision
 from bluesky_bayes.tasks import shape_source
@@ -134,19 +134,29 @@ def of_kernels(dtype: Any) -> tuple[Any, Any]:
     """The kernels' passes, called as often as asked for."""
     import numba
 
-    kernels = kernels_for((shape_source(gaussian_precision),), dtype == np.float32)
-    trial_curve, subtract_curve = kernels.trial_curve, kernels.subtract_curve
+    single = dtype == np.float32
+    address = curve(shape_source(gaussian_precision), single).trial
+    trial_curve, subtract_curve = kernels(single).trial_curve, kernels(single).subtract_curve
     amplitude, precision = dtype(AMPLITUDE), dtype(PRECISION)
     values = np.array([0.0, precision], dtype=dtype)
 
     @numba.njit
     def shape(
-        n_calls: int, n: int, values: Any, x: Any, weight: Any, residual: Any, curve: Any, new: Any, trial: Any
+        address: int,
+        n_calls: int,
+        n: int,
+        values: Any,
+        x: Any,
+        weight: Any,
+        residual: Any,
+        curve: Any,
+        new: Any,
+        trial: Any,
     ) -> float:
         total = 0.0
         for k in range(n_calls):
             values[0] = 1e-6 * k
-            total += trial_curve(0, values, x, weight, 0, amplitude, residual, 0, curve, 0, new, 0, trial, n)
+            total += trial_curve(address, values, x, weight, 0, amplitude, residual, 0, curve, 0, new, 0, trial, n)
         return total
 
     @numba.njit
@@ -157,7 +167,7 @@ def of_kernels(dtype: Any) -> tuple[Any, Any]:
         return total
 
     return (
-        lambda n_calls, n, *arrays: shape(n_calls, n, values, *arrays),
+        lambda n_calls, n, *arrays: shape(address, n_calls, n, values, *arrays),
         lambda n_calls, n, x, weight, residual, curve, new, trial: amplitude_move(
             n_calls, n, weight, residual, curve, trial
         ),

@@ -22,11 +22,11 @@ from bluesky_bayes import Dataset, Gaussian, select, select_iter
 from bluesky_bayes.cooling import cooled
 from bluesky_bayes.exchange import Exchange
 from bluesky_bayes.inference import warm_up
-from bluesky_bayes.kernels.build import kernels_for, use_widest_vectors
+from bluesky_bayes.kernels.build import kernels, use_widest_vectors
 from bluesky_bayes.kernels.task import new_scratch, new_state
 from bluesky_bayes.reference import Start, first_start, fitted_start
 from bluesky_bayes.sampler import Info, chain_key
-from bluesky_bayes.tasks import blocks_of, groups_of, make_task, shape_sources
+from bluesky_bayes.tasks import blocks_of, groups_of, make_task
 
 
 def timed(function: Any, repeats: int) -> list[float]:
@@ -95,13 +95,12 @@ def inner_loop(repeats: int) -> None:
 
     data, candidates = nagata_2012(), nagata_candidates(range(3, 4))
     model = candidates.resolved(data, Gaussian(0.1)).models[0]
-    kinds = shape_sources([model])
-    kernels = kernels_for(kinds, True)
-    task = make_task(blocks_of([data], [Gaussian(0.1)], [model]), model, kinds, True)
+    engine = kernels(True)
+    task = make_task(blocks_of([data], [Gaussian(0.1)], [model]), model, True)
     key, n_sweeps, exchange = chain_key(0, "speed", 0), 400, Exchange()
     rng, prior = np.random.default_rng(0), first_start(task)
-    first = cooled(kernels, task, prior, (64, 16), key, 0, rng)
-    path = exchange.path(kernels, task, prior, first)
+    first = cooled(engine, task, prior, (64, 16), key, 0, rng)
+    path = exchange.path(engine, task, prior, first)
     fitted = fitted_start(first.warm, groups_of(model), rng)
     state = exchange.init(path, first, rng)._replace(number=1)
 
@@ -109,7 +108,7 @@ def inner_loop(repeats: int) -> None:
         return exchange.step(path._replace(start=start), state, key, n_sweeps)[1]
 
     jit = numba.njit(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
-    exp_single, single = kernels.exp_single, np.float32
+    exp_single, single = engine.exp_single, np.float32
 
     @jit
     def shape_pass(
@@ -145,7 +144,7 @@ def inner_loop(repeats: int) -> None:
 
     n = task.x.size
     replica, scratch = new_state(task, state.coordinates[-1:]), new_scratch(task)
-    kernels.rebuild(task, replica, 0, scratch)
+    engine.rebuild(task, replica, 0, scratch)
     arrays = (task.x, task.weight, replica.residual[:n], replica.curves[:n], scratch.curves[:n], scratch.residual)
     sweeps(prior)
     sweeps(fitted)

@@ -74,8 +74,9 @@ class Kind:
     ----------
     component : Component
         Built in or your own.
-    counts : iterable of int
-        Numbers in question, from 0 up.
+    counts : iterable of int, optional
+        Numbers in question, from 0 up. Left out, there is one in every model: it then has no number and no place in
+        the models' names.
     noun : str
         What one of them is called; the component's name by default.
     shared : sequence of str
@@ -92,7 +93,7 @@ class Kind:
     """
 
     component: Component
-    counts: Iterable[int] = (1,)
+    counts: Iterable[int] | None = None
     noun: str = ""
     shared: Sequence[str] = ()
     fixed: Mapping[str, float] = field(default_factory=dict)
@@ -100,7 +101,8 @@ class Kind:
 
     def __post_init__(self) -> None:
         """Check counts and names."""
-        object.__setattr__(self, "counts", _check_counts(self.counts))
+        if self.counts is not None:
+            object.__setattr__(self, "counts", _check_counts(self.counts))
         object.__setattr__(self, "noun", self.noun or self.component.name)
         names = [p.name for p in self.component.parameters]
         for name in (*self.shared, *self.fixed):
@@ -110,13 +112,13 @@ class Kind:
             raise ValueError(f"sign of a {self.noun} must be 1 or -1; got {self.sign!r}")
 
     @property
-    def single(self) -> bool:
-        """Whether there is exactly one in every model; it then has no number and no place in the models' names."""
-        return self.counts == [1]
+    def numbers(self) -> tuple[int, ...]:
+        """Numbers in question."""
+        return (1,) if self.counts is None else tuple(self.counts)
 
     def terms(self, k: int, ties: Mapping[str, Slot]) -> list[Term]:
         """`k` of it; `ties` by parameter."""
-        labels = [self.noun] if self.single else [f"{self.noun}{i + 1}" for i in range(k)]
+        labels = [self.noun] if self.counts is None else [f"{self.noun}{i + 1}" for i in range(k)]
         return [Term(label, self.component, self._slots(label, ties)) for label in labels]
 
     def _slots(self, label: str, ties: Mapping[str, Slot]) -> tuple[Slot, ...]:
@@ -184,7 +186,7 @@ def family(
         For counts below zero or twice the same, an unknown background, or a prior or tie that nothing uses.
     """
     kind = Kind(component, counts, noun or "", shared, fixed or {})
-    names = [plural(k, kind.noun) for k in kind.counts]
+    names = [plural(k, kind.noun) for k in kind.numbers]
     found = combinations(
         [kind], background=background, priors=priors, ties=ties, probabilities=probabilities, recipe=recipe
     )
@@ -238,7 +240,7 @@ def combinations(
     _check_ties(kinds, ties)
     models = [
         _combined(kinds, counts, background_terms, given, ties)
-        for counts in itertools.product(*(kind.counts for kind in kinds))
+        for counts in itertools.product(*(kind.numbers for kind in kinds))
     ]
     _check_priors(kinds, models, given)
     return Candidates(tuple(models), tuple(probabilities), recipe)
@@ -281,7 +283,7 @@ def _combined(
 
 def _name(kinds: Sequence[Kind], counts: Sequence[int]) -> str:
     """Such as ``1 sextet + 2 doublets``."""
-    counted = [(kind, k) for kind, k in zip(kinds, counts, strict=True) if not kind.single]
+    counted = [(kind, k) for kind, k in zip(kinds, counts, strict=True) if kind.counts is not None]
     present = [plural(k, kind.noun) for kind, k in counted if k > 0]
     if present:
         return " + ".join(present)
@@ -293,7 +295,7 @@ def _check_ties(kinds: Sequence[Kind], ties: Mapping[str, Slot]) -> None:
     full = {
         f"{term.label}.{p.name}"
         for kind in kinds
-        for term in kind.terms(max((1, *kind.counts)), {})
+        for term in kind.terms(max((1, *kind.numbers)), {})
         for p in kind.component.parameters
     }
     for name, slot in ties.items():

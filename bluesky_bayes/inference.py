@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +15,7 @@ from bluesky_bayes.blas import one_blas_thread
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.jobs import EXCHANGE, SAMPLERS, Job, run_jobs
-from bluesky_bayes.kernels.build import compile_errors, kernels_for, why_not_compiled
+from bluesky_bayes.kernels.build import kernels
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Gaussian, Noise, noise_for
@@ -25,7 +24,7 @@ from bluesky_bayes.priors import at_value
 from bluesky_bayes.sampler import Sampler, Settings
 from bluesky_bayes.selection import Selection
 from bluesky_bayes.summaries import curves_of, posterior_of
-from bluesky_bayes.tasks import Block, blocks_of, make_task, shape_source, shape_sources, single_precision_is_enough
+from bluesky_bayes.tasks import Block, blocks_of, make_task, single_precision_is_enough
 
 BATCH = 16
 """Data sets sampled side by side; more wait their turn, so that memory stays bounded."""
@@ -189,7 +188,7 @@ def jobs_from_prior(
     settings = _settings(settings, error, None)
     question = _Question.of(data, candidates, noise)
     jobs = question.jobs(settings, seed, from_prior=True)
-    with _compiling([question]), _executor(threads) as executor, one_blas_thread():
+    with _executor(threads) as executor, one_blas_thread():
         for _ in run_jobs([[job] for job in jobs], settings, executor, False):
             pass
     return jobs
@@ -211,7 +210,7 @@ def refined(selection: Selection, error: float | None, budget: float | None, thr
     done = max(len(standing.infos[0].misfit) for standing in selection.standings)
     settings = replace(selection.settings, error=error, budget=budget, longest=done + selection.settings.longest)
     jobs = question.jobs(settings, selection.seed, ASKED[selection.sampler])
-    with _compiling([question]), _executor(threads) as executor, one_blas_thread():
+    with _executor(threads) as executor, one_blas_thread():
         list(executor.map(Job.resume, jobs, selection.standings))
         ((last,),) = _answers([question], [jobs], settings, selection.seed, executor, False)
     return last
@@ -222,10 +221,9 @@ def warm_up(candidates: Candidates) -> None:
     x = np.linspace(0.0, 1.0, 16)
     question = _Question.of(Dataset(x, x), candidates, Gaussian(1.0))
     job = question.jobs(Settings(chains=2), 0, EXCHANGE)[-1]
-    with _compiling([question]):
-        job.prepare()
-        job.take([job.step(chain, WARMING) for chain in range(2)])
-        curves_of(job.kernels, job.task, job.infos[0].samples)
+    job.prepare()
+    job.take([job.step(chain, WARMING) for chain in range(2)])
+    curves_of(job.kernels, job.task, job.infos[0].samples)
 
 
 @dataclass(frozen=True)
@@ -256,11 +254,9 @@ class _Question:
     ) -> list[Job]:
         """A job for each model, begun at the posterior of the model of that name in `start`."""
         models = self.candidates.models
-        kinds = shape_sources(models)
-        kernels = kernels_for(kinds, self.single)
-        tasks = [make_task([self.block], model, kinds, self.single) for model in models]
+        tasks = [make_task([self.block], model, self.single) for model in models]
         return [
-            Job(kernels, task, settings, seed, model, sampler, _earlier(start, model, task), from_prior)
+            Job(kernels(self.single), task, settings, seed, model, sampler, _earlier(start, model, task), from_prior)
             for model, task in zip(models, tasks, strict=True)
         ]
 
@@ -276,30 +272,6 @@ def _earlier(start: Selection | None, model: Model, task: Task) -> Array | None:
         [at_value(table, draws[name].ravel()) for name, table in zip(model.parameters, task.tables, strict=True)],
         axis=1,
     )
-
-
-@contextmanager
-def _compiling(questions: Sequence[_Question]) -> Iterator[None]:
-    """Raise a sentence where numba cannot compile a component."""
-    try:
-        yield
-    except compile_errors() as error:
-        raise ValueError(_not_compiled(questions)) from error
-
-
-def _not_compiled(questions: Sequence[_Question]) -> str:
-    """Name the component that numba cannot compile."""
-    for question in questions:
-        models = question.candidates.models
-        reasons = why_not_compiled(shape_sources(models), question.single)
-        for model in models:
-            for term in model.terms:
-                if (shape := shape_source(term.component)) in reasons:
-                    return (
-                        f"component {term.component.name!r} of model {model.name!r} cannot be compiled: "
-                        f"{reasons[shape]}; it must be plain arithmetic on numbers"
-                    )
-    return "the kernels cannot be compiled; report this with numba's reason above"
 
 
 def _answers(
@@ -322,12 +294,11 @@ def _answers(
             for question, some in zip(questions, jobs, strict=True)
         ]
 
-    with _compiling(questions):
-        for _ in run_jobs(jobs, settings, executor, growing):
-            if growing:
-                yield selections()
-        if not growing:
+    for _ in run_jobs(jobs, settings, executor, growing):
+        if growing:
             yield selections()
+    if not growing:
+        yield selections()
 
 
 def _posterior(question: _Question, job: Job, seed: int) -> Posterior:

@@ -93,7 +93,7 @@ def curves_of(kernels: Any, task: Task, z: Array) -> tuple[Array, list[Array]]:
     kernels.evaluate(task, state, scratch, total)
     curves = state.curves.reshape(len(z), -1).astype(np.float64)
     terms = []
-    for term in range(task.term_kind.size):
+    for term in range(task.term_block.size):
         slot = task.slot_start[term]
         j = task.slot_parameter[slot]
         theta = state.theta[:, j] if j >= 0 else np.zeros(len(z))

@@ -13,9 +13,9 @@ import numpy as np
 
 from bluesky_bayes.components import Component
 from bluesky_bayes.dataset import Array, Dataset
-from bluesky_bayes.kernels.build import ShapeSource
+from bluesky_bayes.kernels.build import Curve, ShapeSource, curve
 from bluesky_bayes.kernels.task import BINS, GAUSSIAN, POISSON, STUDENT_T, Task, aligned, padded
-from bluesky_bayes.model import Model
+from bluesky_bayes.model import Model, Term
 from bluesky_bayes.noise import SIGMA, Noise, Poisson, StudentT
 from bluesky_bayes.priors import Z_MAX, Prior, quantile_table
 
@@ -114,14 +114,6 @@ def rough_noise(y: Array) -> float:
     return float(np.median(np.abs(np.diff(y, 2)))) / 1.65 if y.size > 2 else 0.0
 
 
-def shape_sources(models: Sequence[Model]) -> tuple[ShapeSource, ...]:
-    """The different shapes of some models, in order of appearance: the kinds that a kernel knows.
-
-    Components that differ in name or units alone share one.
-    """
-    return tuple(dict.fromkeys(shape_source(term.component) for model in models for term in model.terms))
-
-
 def shape_source(component: Component) -> ShapeSource:
     """What the kernels' generator needs of a component."""
     shape = component.shape
@@ -137,8 +129,14 @@ def blocks_of(data: Sequence[Dataset], noises: Sequence[Noise], models: Sequence
     return [make_block(*entry) for entry in zip(data, noises, movable, strict=True)]
 
 
-def make_task(blocks: Sequence[Block], model: Model, kinds: Sequence[ShapeSource], single: bool) -> Task:
-    """Arrays of one model, of kernels of these kinds; every prior must be filled in."""
+def make_task(blocks: Sequence[Block], model: Model, single: bool) -> Task:
+    """Arrays of one model; every prior must be filled in.
+
+    Raises
+    ------
+    ValueError
+        When a component cannot be compiled.
+    """
     dtype = np.float32 if single else np.float64
     sizes = [padded(block.y.size, dtype) for block in blocks]
     block_start = starts(sizes)
@@ -152,6 +150,7 @@ def make_task(blocks: Sequence[Block], model: Model, kinds: Sequence[ShapeSource
     index = {name: j for j, name in enumerate(names)}
     slots = [_slot(term, k, blocks, index) for term in model.terms for k in range(len(term.slots))]
     touches = _touches(model, names)
+    curves = [_curve(term, model, single) for term in model.terms]
     return Task(
         block_start=block_start,
         **points,
@@ -161,7 +160,8 @@ def make_task(blocks: Sequence[Block], model: Model, kinds: Sequence[ShapeSource
         noise_dof=np.array([block.dof for block in blocks]),
         n_data=np.array([float(block.y.size) for block in blocks]),
         constant=np.array([sum(block.constant for block in blocks)]),
-        term_kind=_ints(kinds.index(shape_source(term.component)) for term in model.terms),
+        term_fill=_ints(curve.fill for curve in curves),
+        term_trial=_ints(curve.trial for curve in curves),
         term_block=_ints(term.block for term in model.terms),
         curve_start=starts([sizes[term.block] for term in model.terms]),
         slot_start=starts([len(term.slots) for term in model.terms]),
@@ -176,6 +176,16 @@ def make_task(blocks: Sequence[Block], model: Model, kinds: Sequence[ShapeSource
         tables=np.stack([table_of(model.priors[name]) for name in names]) if names else np.zeros((0, 2)),
         z_max=np.array([Z_MAX]),
     )
+
+
+def _curve(term: Term, model: Model, single: bool) -> Curve:
+    try:
+        return curve(shape_source(term.component), single)
+    except ValueError as error:
+        raise ValueError(
+            f"component {term.component.name!r} of model {model.name!r} cannot be compiled: {error}; it must be plain "
+            "arithmetic on numbers"
+        ) from error
 
 
 class Group(NamedTuple):

@@ -1,7 +1,8 @@
-"""Compiled kernels: one real module for each set of components and precision, kept in the user's cache.
+"""Compiled kernels, kept in the user's cache: one real module a precision, and a small one for each component.
 
-numba's disk cache works only for functions that live in a real file, so the source of `engine`, of the elementary
-functions and of the components is written to one, named by the hash of everything that gives it its meaning.
+numba's disk cache works only for functions that live in a real file, so sources are written to files named by the hash
+of everything that gives them their meaning. The kernels reach a component's loops over points by their addresses: they
+are compiled once, and a new component costs no more than its own loops.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 FAST_MATH = "{'reassoc', 'contract', 'arcp', 'nsz'}"
 IN_ORDER = "{'contract', 'arcp', 'nsz'}"
@@ -42,17 +42,28 @@ exp = exp_{word}
 log = log_{word}
 """
 
-KIND = """
-@jit
-def fill_{k}(values, x, x0, new, n0, n):
+CURVE = """
+options = dict(fastmath={flags}, error_model="numpy", _nrt=False, cache=True)
+numbers = numba.types.CPointer(numba.float{bits})
+whole = numba.int64
+
+
+@numba.cfunc(numba.void(numbers, numbers, whole, numbers, whole, whole), **options)
+def fill(values, x, x0, new, n0, n):
 {load}
     a, b = U64(x0), U64(n0)
     for i in range(U64(n)):
         new[b + i] = F({call})
 
 
-@jit
-def trial_{k}(values, x, weight, x0, amplitude, residual, r0, curve, c0, new, n0, trial, n):
+@numba.cfunc(
+    numba.float{bits}(
+        numbers, numbers, numbers, whole, numba.float{bits}, numbers, whole, numbers, whole, numbers, whole, numbers,
+        whole
+    ),
+    **options
+)
+def trial(values, x, weight, x0, amplitude, residual, r0, curve, c0, new, n0, trial, n):
 {load}
     a, r, c, b = U64(x0), U64(r0), U64(c0), U64(n0)
     s = F(0)
@@ -65,19 +76,36 @@ def trial_{k}(values, x, weight, x0, amplitude, residual, r0, curve, c0, new, n0
     return s
 """
 
-FILL_ARGUMENTS = "values, x, x0, new, n0, n"
-TRIAL_ARGUMENTS = "values, x, weight, x0, amplitude, residual, r0, curve, c0, new, n0, trial, n"
-
-DISPATCH = """
-@small
-def fill_curve(kind, {fill_arguments}):
-{fill}
+CALLS = """
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
 
-@small
-def trial_curve(kind, {trial_arguments}):
-{trial}
-    return F(0)
+def indirect(result, typed):
+    def generate(context, builder, signature, arguments):
+        values = [
+            context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+            for kind, value in zip(signature.args, arguments)
+        ]
+        target = ir.VoidType() if result is types.void else context.get_value_type(result)
+        kind = ir.FunctionType(target, [value.type for value in values[1:]])
+        found = builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value() if result is types.void else found
+
+    return result(*typed), generate
+
+
+@intrinsic
+def fill_curve(typing, address, values, x, x0, new, n0, n):
+    return indirect(types.void, (address, values, x, x0, new, n0, n))
+
+
+@intrinsic
+def trial_curve(typing, address, values, x, weight, x0, amplitude, residual, r0, curve, c0, new, n0, trial, n):
+    return indirect(
+        types.float{bits}, (address, values, x, weight, x0, amplitude, residual, r0, curve, c0, new, n0, trial, n)
+    )
 """
 
 
@@ -136,21 +164,61 @@ def cache_folder() -> Path:
 _lock = threading.Lock()
 
 
-def kernels_for(shapes: Sequence[ShapeSource], single: bool) -> Any:
-    """Compiled `engine` for these components, kind k being ``shapes[k]``; `single` chooses float32 curves."""
+class Curve(NamedTuple):
+    """Addresses of a component's compiled loops over points, of this process alone.
+
+    Attributes
+    ----------
+    fill, trial : int
+        See `plain.fill_curve` and `plain.trial_curve`.
+    """
+
+    fill: int
+    trial: int
+
+
+def kernels(single: bool) -> Any:
+    """Compiled `engine`; `single` chooses float32 curves."""
     with _lock:
-        return _load(tuple(shapes), single)
+        return _kernels(single)
+
+
+def curve(shape: ShapeSource, single: bool) -> Curve:
+    """Compiled loops of a component.
+
+    Raises
+    ------
+    ValueError
+        When numba cannot compile it: the first line of the reason.
+    """
+    from numba.core.errors import NumbaError, UnsupportedBytecodeError
+
+    try:
+        with _lock:
+            module = _curve(shape, single)
+    except (NumbaError, UnsupportedBytecodeError) as error:
+        raise ValueError(_first_line(error)) from error
+    return Curve(module.fill.address, module.trial.address)
 
 
 @functools.cache
-def _load(shapes: tuple[ShapeSource, ...], single: bool) -> ModuleType:
+def _kernels(single: bool) -> Any:
+    return _module("kernels", "\n".join((_header(single), CALLS.format(bits=_bits(single)), _body("engine"))))
+
+
+@functools.cache
+def _curve(shape: ShapeSource, single: bool) -> Any:
+    return _module("curve", "\n".join((_header(single), _shape_text(shape, single))))
+
+
+def _module(kind: str, text: str) -> ModuleType:
+    """Import this text, from a file in the cache."""
     import llvmlite
     import numba
     import numpy as np
 
-    text = module_text(shapes, single)
     meaning = "\n".join((text, numba.__version__, llvmlite.__version__, np.__version__, sys.version))
-    name = f"kernels_{hashlib.sha256(meaning.encode()).hexdigest()[:24]}"
+    name = f"{kind}_{hashlib.sha256(meaning.encode()).hexdigest()[:24]}"
     path = cache_folder() / f"{name}.py"
     if not path.exists():
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
@@ -165,29 +233,6 @@ def _load(shapes: tuple[ShapeSource, ...], single: bool) -> ModuleType:
     return module
 
 
-def compile_errors() -> tuple[type[Exception], ...]:
-    """What numba raises when it cannot compile a function."""
-    from numba.core.errors import NumbaError, UnsupportedBytecodeError
-
-    return NumbaError, UnsupportedBytecodeError
-
-
-def why_not_compiled(shapes: Sequence[ShapeSource], single: bool) -> dict[ShapeSource, str]:
-    """Those of the shapes that numba cannot compile, each with the first line of its reason."""
-    import numba
-
-    kernels, reasons = kernels_for(shapes, single), {}
-    number = numba.float32 if single else numba.float64
-    array = numba.types.Array(number, 1, "C")
-    for k, shape in enumerate(shapes):
-        try:
-            getattr(kernels, f"c{k}_{shape.name}").compile((number,) * (1 + shape.n_values))
-            getattr(kernels, f"fill_{k}").compile((array, array, numba.int64, array, numba.int64, numba.int64))
-        except compile_errors() as error:
-            reasons[shape] = _first_line(error)
-    return reasons
-
-
 def _first_line(error: Exception) -> str:
     """The first line of numba's reason that is one, without addresses and places in generated files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -196,26 +241,20 @@ def _first_line(error: Exception) -> str:
     return re.sub(r" at 0x[0-9a-f]+|(?: for '\$\S+)?, defined at .*|\.? Raised from None$", "", line).rstrip(":.")
 
 
-def module_text(shapes: Sequence[ShapeSource], single: bool) -> str:
-    """Source of the module for these components."""
-    header = HEADER.format(
+def _bits(single: bool) -> int:
+    return 32 if single else 64
+
+
+def _header(single: bool) -> str:
+    """What kernels and components have in common: precision, ways to compile and elementary functions."""
+    return HEADER.format(
         flags=FAST_MATH,
         in_order=IN_ORDER,
         single=single,
-        bits=32 if single else 64,
+        bits=_bits(single),
         word="single" if single else "double",
         scalar=_body("scalar"),
     )
-    kinds = "\n".join(_kind_text(k, shape) for k, shape in enumerate(shapes))
-    fill = "\n".join(f"    if kind == {k}:\n        fill_{k}({FILL_ARGUMENTS})" for k in range(len(shapes)))
-    trial = "\n".join(f"    if kind == {k}:\n        return trial_{k}({TRIAL_ARGUMENTS})" for k in range(len(shapes)))
-    dispatch = DISPATCH.format(
-        fill_arguments=FILL_ARGUMENTS,
-        trial_arguments=TRIAL_ARGUMENTS,
-        fill=fill or "    pass",
-        trial=trial or "    pass",
-    )
-    return "\n".join((header, kinds, dispatch, _body("engine")))
 
 
 def _body(module: str) -> str:
@@ -226,17 +265,18 @@ def _body(module: str) -> str:
     return "\n".join(line for n, line in enumerate(text.splitlines(), 1) if n not in dropped)
 
 
-def _kind_text(k: int, shape: ShapeSource) -> str:
-    """Compiled functions of component `k`, its helpers renamed so that components cannot collide."""
+def _shape_text(shape: ShapeSource, single: bool) -> str:
+    """Compiled functions of a component, its helpers renamed so that they cannot collide with the header's."""
     tree = ast.parse(shape.source)
-    names = {node.name: f"c{k}_{node.name}" for node in tree.body if isinstance(node, ast.FunctionDef)}
-    names |= {name: f"c{k}_{name}" for name, _ in shape.constants}
-    constants = "\n".join(f"c{k}_{name} = F({value!r})" for name, value in shape.constants)
+    names = {node.name: f"c_{node.name}" for node in tree.body if isinstance(node, ast.FunctionDef)}
+    names |= {name: f"c_{name}" for name, _ in shape.constants}
+    constants = "\n".join(f"c_{name} = F({value!r})" for name, value in shape.constants)
     functions = "\n\n".join(f"@jit\n{ast.unparse(_Typed(names).visit(node))}" for node in tree.body)
     values = ", ".join(f"p{i}" for i in range(shape.n_values))
     load = "\n".join(f"    p{i} = values[{i}]" for i in range(shape.n_values)) or "    pass"
-    call = f"c{k}_{shape.name}(x[a + i]{', ' if values else ''}{values})"
-    return "\n".join((constants, functions, KIND.format(k=k, load=load, call=call)))
+    call = f"c_{shape.name}(x[a + i]{', ' if values else ''}{values})"
+    loops = CURVE.format(flags=FAST_MATH, bits=_bits(single), load=load, call=call)
+    return "\n".join((constants, functions, loops))
 
 
 class _Typed(ast.NodeTransformer):

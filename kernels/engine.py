@@ -152,14 +152,14 @@ def amplitude_part(task, term, change, residual, r0, curve, c0, trial):
 @small
 def shape_part(task, term, values, amplitude, residual, r0, state, p, scratch):
     """Trial curve and residual of a term whose shape changes, and the weighted sum of squares."""
-    block, kind = task.term_block[term], task.term_kind[term]
+    block, address = task.term_block[term], task.term_trial[term]
     a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
-    old = p * task.curve_start[task.term_kind.size] + c
+    old = p * task.curve_start[task.term_block.size] + c
     total = 0.0
     for start in range(0, b - a, CHUNK):
         n = min(CHUNK, b - a - start)
         total += trial_curve(
-            kind,
+            address,
             values,
             task.x,
             task.weight,
@@ -354,7 +354,7 @@ def commit_reference(reference, score, p, j, z):
 @jit
 def rebuild(task, state, p, scratch):
     """Everything of replica `p` from its coordinates."""
-    n_points, n_curves, none = task.x.size, task.curve_start[task.term_kind.size], -1 - p
+    n_points, n_curves, none = task.x.size, task.curve_start[task.term_block.size], -1 - p
     residual, curves = state.residual, state.curves
     for j in range(state.theta.shape[1]):
         state.theta[p, j] = quantile(task, j, state.z[p, j])
@@ -363,11 +363,11 @@ def rebuild(task, state, p, scratch):
         if task.noise[block] == POISSON:
             for i in range(task.block_start[block], task.block_start[block + 1]):
                 residual[p * n_points + i] = F(0)
-    for term in range(task.term_kind.size):
+    for term in range(task.term_block.size):
         block = task.term_block[term]
         a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
         load_values(task, state, term, p, none, 0.0, scratch.values)
-        fill_curve(task.term_kind[term], scratch.values, task.x, a, curves, p * n_curves + c, b - a)
+        fill_curve(task.term_fill[term], scratch.values, task.x, a, curves, p * n_curves + c, b - a)
         amplitude = F(slot_value(task, state, task.slot_start[term], p, none, 0.0))
         r0 = p * n_points + a
         amplitude_part(task, term, amplitude, residual, r0, curves, p * n_curves + c, scratch.residual)
@@ -383,7 +383,7 @@ def rebuild(task, state, p, scratch):
 @small
 def propose(task, state, p, j, value, scratch):
     """Energy of replica `p` with parameter `j` at `value`; trial curves and residuals are left in `scratch`."""
-    n_points, n_curves = task.x.size, task.curve_start[task.term_kind.size]
+    n_points, n_curves = task.x.size, task.curve_start[task.term_block.size]
     residual, curves = state.residual, state.curves
     for block in range(task.noise.size):
         square, part = state.squares[p, block], state.parts[p, block]
@@ -429,7 +429,7 @@ def is_far(task, state, p):
 @small
 def commit(task, state, p, j, z, value, energy, scratch):
     """Take the proposal; from an impossibly bad state everything is rebuilt, so that no rounding is carried on."""
-    n_points, n_curves = task.x.size, task.curve_start[task.term_kind.size]
+    n_points, n_curves = task.x.size, task.curve_start[task.term_block.size]
     state.z[p, j] = z
     state.theta[p, j] = value
     if is_far(task, state, p):
@@ -473,7 +473,7 @@ def fill_bins(task, state, p, term, bins):
     """Share of each bin in what the model of replica `p` lacks without a term: the square of the residual's sum."""
     block, none = task.term_block[term], -1 - p
     a = task.block_start[block]
-    r0, c0 = p * task.x.size + a, p * task.curve_start[task.term_kind.size] + task.curve_start[term]
+    r0, c0 = p * task.x.size + a, p * task.curve_start[task.term_block.size] + task.curve_start[term]
     amplitude = F(slot_value(task, state, task.slot_start[term], p, none, 0.0))
     residual, curves, total = state.residual, state.curves, 0.0
     for b in range(BINS):
@@ -828,13 +828,13 @@ def cool(
 @jit
 def evaluate(task, state, scratch, total):
     """Models of all replicas, (n_replicas, n_points), in units of each block's scale; curves stay in `state`."""
-    n_curves = task.curve_start[task.term_kind.size]
+    n_curves = task.curve_start[task.term_block.size]
     for p in range(state.z.shape[0]):
         none = -1 - p
         rebuild(task, state, p, scratch)
         for i in range(total.shape[1]):
             total[p, i] = 0.0
-        for term in range(task.term_kind.size):
+        for term in range(task.term_block.size):
             block = task.term_block[term]
             a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
             amplitude = slot_value(task, state, task.slot_start[term], p, none, 0.0)

@@ -53,13 +53,13 @@ def cos_turns(x: float) -> float:
     return math.cos(2.0 * math.pi * x)
 
 
-def fill_curve(kind: int, values: Any, x: Any, x0: int, new: Any, n0: int, n: int) -> None:
-    """Unit shape of component `kind` at ``x[x0:x0 + n]``, to ``new[n0:]``; generated, one branch a component."""
+def fill_curve(address: int, values: Any, x: Any, x0: int, new: Any, n0: int, n: int) -> None:
+    """Unit shape at ``x[x0:x0 + n]``, to ``new[n0:]``, by the component's compiled loop at `address`."""
     raise NotImplementedError
 
 
 def trial_curve(
-    kind: int,
+    address: int,
     values: Any,
     x: Any,
     weight: Any,

@@ -44,8 +44,10 @@ class Task(NamedTuple):
         Real points of each block.
     constant : (1,) float64
         The part of -log likelihood that no parameter changes, with the full normalisers.
-    term_kind, term_block : (n_terms,) int64
-        Component and block of each term.
+    term_fill, term_trial : (n_terms,) int64
+        Addresses of the loops of each term's component: see `build.Curve`.
+    term_block : (n_terms,) int64
+        Block of each term.
     curve_start : (n_terms + 1,) int64
         Where each term's curve begins.
     slot_start : (n_terms + 1,) int64
@@ -79,7 +81,8 @@ class Task(NamedTuple):
     noise_dof: Array
     n_data: Array
     constant: Array
-    term_kind: Array
+    term_fill: Array
+    term_trial: Array
     term_block: Array
     curve_start: Array
     slot_start: Array

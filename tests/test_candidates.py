@@ -25,7 +25,7 @@ def test_every_combination_of_counts_is_a_model() -> None:
 
 
 def test_a_kind_of_which_there_is_always_one_is_in_no_name() -> None:
-    found = combinations([Kind(gaussian, [0, 1], "peak"), Kind(lorentzian, [1], "line")])
+    found = combinations([Kind(gaussian, [0, 1], "peak"), Kind(lorentzian, noun="line")])
     assert found.names == ("no peak", "1 peak")
     assert found.models[0].parameters == ("line.amplitude", "line.center", "line.gamma", "constant")
     assert combinations([Kind(lorentzian)]).names == ("lorentzian",)

@@ -28,7 +28,7 @@ from bluesky_bayes.families import peaks
 from bluesky_bayes.inference import warm_up
 from bluesky_bayes.noise import Noise, noise_for
 from bluesky_bayes.posterior import Diagnostics
-from bluesky_bayes.tasks import shape_sources
+from bluesky_bayes.tasks import shape_source
 
 SHORT = Settings(sweeps=200, longest=200)
 dataset: Any = Dataset
@@ -442,7 +442,7 @@ def test_coefficients_of_a_polynomial_have_units_and_share_a_kind() -> None:
     (model,) = peaks(counts=[0], background="quadratic").models
     units = [model.parameter(name).unit for name in model.parameters]
     assert units == ["y", "y/x", "y/x^2"]
-    assert len(shape_sources([model])) == 1
+    assert len({shape_source(term.component) for term in model.terms}) == 1
 
 
 def test_a_shape_parameter_without_a_prior_is_asked_for() -> None:

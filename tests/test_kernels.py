@@ -13,7 +13,7 @@ import pytest
 from problems import box, nagata_2012, nagata_candidates
 from scipy import stats
 
-from bluesky_bayes import Candidates, Component, Dataset, Gaussian, Model, Poisson, StudentT, component
+from bluesky_bayes import Candidates, Component, Dataset, Gaussian, Model, Poisson, StudentT, component, select
 from bluesky_bayes.candidates import family
 from bluesky_bayes.cooling import cooled
 from bluesky_bayes.dataset import Array
@@ -27,15 +27,14 @@ from bluesky_bayes.reference import first_start, fitted_start
 from bluesky_bayes.sampler import Path as Way
 from bluesky_bayes.sampler import Settings, State, chain_key
 from bluesky_bayes.shapes import gaussian
-from bluesky_bayes.tasks import Group, blocks_of, make_task, shape_sources, single_precision_is_enough
+from bluesky_bayes.tasks import Group, blocks_of, make_task, shape_source, single_precision_is_enough
 
 
 def compiled(data: Dataset, candidates: Candidates, noise: Noise, single: bool) -> tuple[Any, list[Task]]:
     models = candidates.resolved(data, noise).models
-    kinds = shape_sources(models)
     blocks = blocks_of([data], [noise], models)
-    kernels = build.kernels_for(kinds, single)
-    return kernels, [make_task(blocks, model, kinds, single) for model in models]
+    kernels = build.kernels(single)
+    return kernels, [make_task(blocks, model, single) for model in models]
 
 
 @pytest.mark.parametrize(
@@ -103,16 +102,18 @@ def test_the_cosine_of_turns_agrees_with_numpy() -> None:
 def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """`engine` as plain Python for Gaussians on a constant."""
 
-    def fill(kind: int, values: Array, x: Array, x0: int, new: Array, n0: int, n: int) -> None:
+    peak = build.curve(shape_source(gaussian), False)
+
+    def fill(address: int, values: Array, x: Array, x0: int, new: Array, n0: int, n: int) -> None:
         a, b = int(x0), int(n0)
         u = x[a : a + n]
-        new[b : b + n] = np.exp(-0.5 * ((u - values[0]) / values[1]) ** 2) if kind == 0 else 1.0
+        new[b : b + n] = np.exp(-0.5 * ((u - values[0]) / values[1]) ** 2) if address in peak else 1.0
 
     def trial(
-        kind: int, values: Array, x: Array, weight: Array, x0: int, amplitude: float, residual: Array, r0: int,
+        address: int, values: Array, x: Array, weight: Array, x0: int, amplitude: float, residual: Array, r0: int,
         curve: Array, c0: int, new: Array, n0: int, out: Array, n: int,
     ) -> float:  # fmt: skip
-        fill(kind, values, x, x0, new, n0, n)
+        fill(address, values, x, x0, new, n0, n)
         a, r, c, b = int(x0), int(r0), int(c0), int(n0)
         out[a : a + n] = residual[r : r + n] + amplitude * (curve[c : c + n] - new[b : b + n])
         return float(np.sum(weight[a : a + n] * out[a : a + n] ** 2))
@@ -225,9 +226,8 @@ def _line_parts() -> Any:
 
 def _log_evidence(data: list[Dataset], noises: list[Noise], model: Model) -> tuple[float, float]:
     blocks = blocks_of(data, noises, [model])
-    kinds = shape_sources([model])
-    kernels = build.kernels_for(kinds, True)
-    job = Job(kernels, make_task(blocks, model, kinds, True), Settings(chains=4), 0, model)
+    kernels = build.kernels(True)
+    job = Job(kernels, make_task(blocks, model, True), Settings(chains=4), 0, model)
     job.prepare()
     job.take([job.step(chain, 1600) for chain in range(4)])
     return job.evidence.log_z - float(job.task.constant[0]), job.evidence.error
@@ -317,6 +317,24 @@ def test_kernels_are_compiled_once_and_found_again_by_a_new_process(tmp_path: Pa
         for _ in range(2)
     ]
     assert [run.split() for run in runs] == [["0", "1"], ["1", "0"]]
+
+
+def test_a_new_component_compiles_its_own_loops_and_nothing_else() -> None:
+    @component
+    def bump(x: float, center: float, width: float) -> float:
+        u = (x - center) / width
+        return 1.0 / (1.0 + u * u * u * u)
+
+    def compiled_so_far() -> int:
+        return sum(len(f.signatures) for f in vars(engine_module).values() if hasattr(f, "signatures"))
+
+    x = np.linspace(-1, 1, 41)
+    data, quick = Dataset(x, np.exp(-x * x)), Settings(sweeps=100, chains=2, longest=100)
+    engine_module = build.kernels(True)
+    select(data, family(gaussian, [0, 1]), Gaussian(0.1), settings=quick)
+    before = compiled_so_far()
+    select(data, family(bump, [0, 1]), Gaussian(0.1), settings=quick)
+    assert compiled_so_far() == before
 
 
 def test_wide_vectors_are_asked_for_only_where_the_processor_has_them() -> None:

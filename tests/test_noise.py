@@ -19,7 +19,7 @@ from bluesky_bayes.noise import Noise, noise_for
 from bluesky_bayes.priors import Prior
 from bluesky_bayes.shapes import constant
 from bluesky_bayes.summaries import predictive_probability
-from bluesky_bayes.tasks import blocks_of, make_task, shape_sources, single_precision_is_enough
+from bluesky_bayes.tasks import blocks_of, make_task, single_precision_is_enough
 
 LEVEL = stats.norm(1.0, 2.0)
 
@@ -32,9 +32,8 @@ def energies(data: Dataset, noise: Noise, z: Array, single: bool, prior: Prior =
     """Minus log likelihood of a constant at whitened coordinates, (n,)."""
     noise = noise_for(data, noise)
     (model,) = level_alone(prior).resolved(data, noise).models
-    kinds = shape_sources([model])
-    kernels = build.kernels_for(kinds, single)
-    task = make_task(blocks_of([data], [noise], [model]), model, kinds, single)
+    kernels = build.kernels(single)
+    task = make_task(blocks_of([data], [noise], [model]), model, single)
     state = new_state(task, z)
     for p in range(len(z)):
         kernels.rebuild(task, state, p, new_scratch(task))
