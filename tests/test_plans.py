@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import fakes
@@ -17,8 +18,8 @@ from bluesky_bayes import Selection
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.runs import NothingToAnalyseError
-from bluesky_bayes.plans import analysed, wait_for_result
-from bluesky_bayes.simulated import spectrum
+from bluesky_bayes.plans import analysed, bisect_model_change, wait_for_result
+from bluesky_bayes.simulated import detector, spectrum
 
 SECONDS = 30.0
 
@@ -208,3 +209,107 @@ def test_an_aborted_scan_leaves_nothing_subscribed(engine: Any, bayes: BayesCall
     with pytest.raises(RuntimeError, match="the beam is gone"):
         engine(analysed(failing(), bayes))
     assert subscribed() == before > 0
+
+
+class Stage:
+    """A temperature, a detector that reads 0 below 6.3 K and 1 above, and everything that was heard."""
+
+    def __init__(self, engine: Any) -> None:
+        self.temperature, self.motor = SynAxis(name="temperature"), SynAxis(name="motor")
+        self.switch = detector(self.motor, "switch", lambda x: (self.temperature.position > 6.3) + 0.0 * x, noise=0.01)
+        self.heard: list[tuple[str, Any]] = []
+        self.token = engine.subscribe(lambda name, doc: self.heard.append((name, dict(doc))))
+
+    def scan(self) -> Any:
+        return bp.scan([self.switch], self.motor, 0.0, 1.0, 4)
+
+    def all(self, kind: str) -> list[Any]:
+        return [doc for name, doc in self.heard if name == kind]
+
+    def decisions(self) -> list[Any]:
+        (uid,) = [doc["uid"] for doc in self.all("descriptor") if doc["name"] == "decisions"]
+        return [doc["data"] for doc in self.all("event") if doc["descriptor"] == uid]
+
+
+@pytest.fixture
+def stage(engine: Any) -> Iterator[Stage]:
+    made = Stage(engine)
+    yield made
+    engine.unsubscribe(made.token)
+
+
+@pytest.fixture
+def judge(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., BayesCallback]]:
+    """Callbacks that tell models apart by a threshold."""
+    monkeypatch.setattr(module, "prepare", fakes.unprepared)
+    with ExitStack() as stack:
+
+        def make(doubt: float = 0.0) -> BayesCallback:
+            callback = stack.enter_context(BayesCallback(fakes.Threshold(doubt=doubt)))
+            stack.callback(engine.unsubscribe, engine.subscribe(callback))
+            return callback
+
+        yield make
+
+
+def test_a_change_of_model_is_bracketed_in_log2_steps_and_the_decisions_are_on_record(
+    engine: Any, stage: Stage, judge: Callable[..., BayesCallback]
+) -> None:
+    plan = bisect_model_change(stage.scan, stage.temperature, 0.0, 16.0, 0.5, judge(), timeout=SECONDS)
+    change = returned(engine, plan)
+    assert change.found
+    assert change.low <= 6.3 < change.high <= change.low + 0.5
+    assert (change.below, change.above) == ("1 peak", "2 peaks")
+    assert len(change.visits) == 2 + 5
+    outer, *inner = stage.all("start")
+    assert outer["plan_name"] == "bisect_model_change"
+    assert outer["bisection"] == {"low": 0.0, "high": 16.0, "tolerance": 0.5, "probability": 0.95, "repeats": 3}
+    trace = stage.decisions()
+    assert [row["position"] for row in trace] == [visit.position for visit in change.visits]
+    assert [row["raw_uids"] for row in trace] == [doc["uid"] for doc in inner]
+    (end,) = [doc for doc in stage.all("stop") if doc["run_start"] == outer["uid"]]
+    assert (end["exit_status"], end["reason"]) == ("success", change.reason)
+
+
+def test_scans_are_repeated_where_one_does_not_decide(
+    engine: Any, stage: Stage, judge: Callable[..., BayesCallback]
+) -> None:
+    plan = bisect_model_change(stage.scan, stage.temperature, 0.0, 16.0, 8.0, judge(doubt=0.9), timeout=SECONDS)
+    change = returned(engine, plan)
+    assert change.found
+    assert [len(visit.uids) for visit in change.visits] == [2, 2, 2]  # 2 nats a scan; 3 are needed for p > 0.95
+
+
+def test_a_position_that_stays_undecided_ends_the_search_in_words(
+    engine: Any, stage: Stage, judge: Callable[..., BayesCallback]
+) -> None:
+    plan = bisect_model_change(
+        stage.scan, stage.temperature, 0.0, 16.0, 0.5, judge(doubt=0.99), repeats=2, timeout=SECONDS
+    )
+    change = returned(engine, plan)
+    assert not change.found
+    assert change.reason.startswith("undecided at 0: 1 peak (p = ")
+    assert len(stage.all("start")) == 1 + 4
+
+
+def test_an_aborted_search_closes_its_run_and_says_so(
+    engine: Any, stage: Stage, judge: Callable[..., BayesCallback]
+) -> None:
+    bayes = judge()
+
+    def impatient() -> Any:
+        yield from bps.null()
+        raise RequestAbort("enough")
+
+    plan = bisect_model_change(impatient, stage.temperature, 0.0, 16.0, 0.5, bayes, timeout=SECONDS)
+    engine(plan)
+    (end,) = stage.all("stop")
+    assert (end["exit_status"], end["reason"]) == ("abort", "enough")
+
+
+@pytest.mark.parametrize("wrong", [{"tolerance": 0.0}, {"repeats": 0}, {"high": 0.0}])
+def test_a_search_that_cannot_end_is_refused_before_it_begins(engine: Any, stage: Stage, wrong: dict[str, Any]) -> None:
+    options = {"low": 0.0, "high": 1.0, "tolerance": 0.1, **wrong}
+    with pytest.raises(ValueError, match="must be positive, and low and high differ"):
+        engine(bisect_model_change(stage.scan, stage.temperature, bayes=None, **options))  # type: ignore[arg-type]
+    assert not stage.heard
