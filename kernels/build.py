@@ -266,12 +266,15 @@ def _body(module: str) -> str:
 
 
 def _shape_text(shape: ShapeSource, single: bool) -> str:
-    """Compiled functions of a component, its helpers renamed so that they cannot collide with the header's."""
+    """Compiled loops of a component, all its functions inlined: a call inside would keep them from being vectors.
+
+    They are renamed so that they cannot collide with the header's.
+    """
     tree = ast.parse(shape.source)
     names = {node.name: f"c_{node.name}" for node in tree.body if isinstance(node, ast.FunctionDef)}
     names |= {name: f"c_{name}" for name, _ in shape.constants}
     constants = "\n".join(f"c_{name} = F({value!r})" for name, value in shape.constants)
-    functions = "\n\n".join(f"@jit\n{ast.unparse(_Typed(names).visit(node))}" for node in tree.body)
+    functions = "\n\n".join(f"@small\n{ast.unparse(_Typed(names).visit(node))}" for node in tree.body)
     values = ", ".join(f"p{i}" for i in range(shape.n_values))
     load = "\n".join(f"    p{i} = values[{i}]" for i in range(shape.n_values)) or "    pass"
     call = f"c_{shape.name}(x[a + i]{', ' if values else ''}{values})"
