@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 MOST_KEPT = 100
 MOST_OPEN = 20
+SECONDS_TO_ANALYSE = 600.0
 SECONDS_TO_CLOSE = 30.0
 SECONDS_AT_EXIT = 10.0
 
@@ -49,6 +50,8 @@ class BayesCallback:
     publish : optional
         Where answers go, each as a run of its own: a Tiled container client, a databroker ``Broker`` or
         a callable ``(name, document)``.
+    time_limit : float
+        Seconds after which an analysis is taken to hang; it is then begun once more in a new process.
 
     Raises
     ------
@@ -56,12 +59,12 @@ class BayesCallback:
         When `analysis` cannot be sent to another process, or nothing can be published to `publish`.
     """
 
-    def __init__(self, analysis: Analysis, publish: Any = None) -> None:
+    def __init__(self, analysis: Analysis, publish: Any = None, time_limit: float = SECONDS_TO_ANALYSE) -> None:
         _check_portable(analysis)
         self.analysis = analysis
         self._provenance = _provenance(analysis)
         self._publisher = None if publish is None else Publisher(publish)
-        self._worker = Worker(partial(prepare, analysis.candidates))
+        self._worker = Worker(partial(prepare, analysis.candidates), time_limit)
         self._lock = threading.RLock()
         self._runs: dict[str, _Run] = {}
         self._open: dict[str, RunCollector] = {}

@@ -28,6 +28,7 @@ T = TypeVar("T")
 MOST_WAITING = 64
 ATTEMPTS = 2
 SECONDS_TO_DIE = 5.0
+SECONDS_TO_PREPARE = 600.0
 BOOT = """
 import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
@@ -37,7 +38,7 @@ serve()
 
 
 class WorkerDiedError(RuntimeError):
-    """The worker process died over a job, and once more over its repetition."""
+    """The worker process died or hung over a job, and once more over its repetition."""
 
 
 class Worker:
@@ -47,10 +48,12 @@ class Worker:
     ----------
     prepare : callable
         Picklable; called first in each new process (compiling takes long). What it raises is logged, nothing more.
+    time_limit : float
+        Seconds after which a job is taken to hang, and the process is ended.
     """
 
-    def __init__(self, prepare: Callable[[], object]) -> None:
-        self._prepare = prepare
+    def __init__(self, prepare: Callable[[], object], time_limit: float) -> None:
+        self._prepare, self._time_limit = prepare, time_limit
         self._lock = threading.Lock()
         self._process: _Process | None = None
         self._closed = False
@@ -84,17 +87,14 @@ class Worker:
         for _ in range(ATTEMPTS):
             process = self._living()
             try:
-                result: T = process.call(payload)
+                result: T = process.call(payload, self._time_limit)
                 return result
             except _DiedError as error:
                 death = error
                 if self._closed:
                     break
-                logger.error("the worker process died over an analysis: %s", death)
-        raise WorkerDiedError(
-            f"the worker process died {ATTEMPTS} times over this analysis ({death}): the terminal may say why, or "
-            "it ran out of memory"
-        )
+                logger.error("the worker process was lost over an analysis: %s", death)
+        raise WorkerDiedError(f"the worker process was lost {ATTEMPTS} times over this analysis: {death}")
 
     def _living(self) -> _Process:
         """Give the process, a new one if there is none that lives."""
@@ -107,7 +107,7 @@ class Worker:
                 self._process.forget()
             process = self._process = _Process()
         try:
-            process.call(pickle.dumps((self._prepare, ())))
+            process.call(pickle.dumps((self._prepare, ())), SECONDS_TO_PREPARE)
         except Exception as error:
             if not self._closed:
                 logger.warning("the worker process could not be prepared and may be slow at first: %s", error)
@@ -137,15 +137,30 @@ class _Process:
         """Whether it can be given a job."""
         return self._popen.poll() is None
 
-    def call(self, payload: bytes) -> Any:
+    def call(self, payload: bytes, time_limit: float) -> Any:
         """Have a pickled ``(function, arguments)`` computed; raises what it raises, or `_DiedError`."""
+        hangs = threading.Event()
+
+        def end() -> None:
+            hangs.set()
+            self.kill()
+
+        watch = threading.Timer(time_limit, end)
+        watch.daemon = True
+        watch.start()
         try:
             pickle.dump(payload, self._jobs)
             self._jobs.flush()
             answer = pickle.load(self._answers)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             self.kill()
-            raise _DiedError(f"exit status {self._popen.returncode}") from error
+            if hangs.is_set():
+                raise _DiedError(f"it gave no answer within {time_limit:g} s and was ended") from error
+            raise _DiedError(
+                f"it died with exit status {self._popen.returncode}; the terminal may say why, or it ran out of memory"
+            ) from error
+        finally:
+            watch.cancel()
         succeeded, value = pickle.loads(answer)
         if not succeeded:
             raise value

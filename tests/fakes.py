@@ -107,12 +107,22 @@ class Moody(Quick):
         if mood == 4 and not (Path(self.folder) / "died").exists():
             (Path(self.folder) / "died").touch()
             os._exit(7)
+        if mood == 6:
+            time.sleep(3600)
         if mood == 5:
             print("chatter on standard output")
         return made_up(data)
 
 
-MOODS = {"fine": 0.0, "raises": 1.0, "raises oddly": 2.0, "dies": 3.0, "dies once": 4.0, "prints": 5.0}
+MOODS = {
+    "fine": 0.0,
+    "raises": 1.0,
+    "raises oddly": 2.0,
+    "dies": 3.0,
+    "dies once": 4.0,
+    "prints": 5.0,
+    "hangs": 6.0,
+}
 
 
 def scan_documents(

@@ -169,7 +169,7 @@ def test_a_run_with_nothing_to_analyse_says_why_and_publishes_nothing(bayes: Bay
     [
         ("raises", ValueError, "^y is too high: close the slits"),
         ("raises oddly", RuntimeError, "^UnpicklableError: not today"),
-        ("dies", WorkerDiedError, r"died 2 times over this analysis \(exit status 7\)"),
+        ("dies", WorkerDiedError, "lost 2 times over this analysis: it died with exit status 7"),
     ],
 )
 def test_an_analysis_that_fails_is_a_sentence_that_is_published(
@@ -189,6 +189,17 @@ def test_an_error_carries_where_it_happened_in_the_worker(bayes: BayesCallback) 
     error = bayes.future(hear(bayes, fakes.scan_documents("raises"))).exception(SECONDS)
     assert error is not None
     assert "fakes.py" in error.__notes__[0]
+
+
+def test_an_analysis_that_hangs_is_ended_tried_once_more_and_then_given_up_in_words(written: Written) -> None:
+    with BayesCallback(fakes.Moody(), publish=written, time_limit=5.0) as bayes:
+        always, fine = (hear(bayes, fakes.scan_documents(mood)) for mood in ("hangs", "fine"))
+        with pytest.raises(WorkerDiedError, match=r"lost 2 times .* no answer within 5 s and was ended"):
+            bayes.result(always, SECONDS)
+        assert bayes.result(fine, SECONDS).best.model.name == "1 peak"
+        bayes.published(always, SECONDS)
+    (failure,) = written.of(always)
+    assert failure["result"]["status"] == "failed"
 
 
 def test_a_worker_that_dies_once_costs_nothing_but_time(bayes: BayesCallback) -> None:
