@@ -40,6 +40,9 @@ class Analysis:
         Fields that hold each point's standard deviation, or its counting time or monitor.
     subtract : float
         Subtracted from every y before anything else (a dark level).
+    patterns : {"sum", "each"}, optional
+        Where y is an array, one pattern an event: whether a run's patterns are repeats to be added up, or data sets
+        of their own. By default they are repeats where nothing was scanned.
     seed : int
     settings : Settings
         How long to sample.
@@ -53,8 +56,14 @@ class Analysis:
     sigma: str | None = None
     exposure: str | None = None
     subtract: float = 0.0
+    patterns: str | None = None
     seed: int = 0
     settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        """Check the choice."""
+        if self.patterns not in (None, "sum", "each"):
+            raise ValueError(f"patterns must be 'sum', 'each' or left out; got {self.patterns!r}")
 
     def __call__(self, data: Dataset) -> Selection:
         """Answer the question for one data set; the answer carries no chains, so that many of them stay small."""
@@ -71,7 +80,11 @@ class Analysis:
         """
         if self.candidates.recipe is None:
             raise ValueError("these candidates hold a component of your own and cannot be written to a file")
-        data = {name: getattr(self, name) for name in ("x", "y", "stream", "sigma", "exposure") if getattr(self, name)}
+        data = {
+            name: getattr(self, name)
+            for name in ("x", "y", "stream", "sigma", "exposure", "patterns")
+            if getattr(self, name)
+        }
         if self.subtract:
             data["subtract"] = self.subtract
         table: dict[str, Any] = {
@@ -102,7 +115,7 @@ class Analysis:
                 "recipe has no [candidates]; for example family = 'peaks', shape = 'gaussian', counts = [0, 1, 2]"
             )
         data, sampling = dict(table.get("data", {})), dict(table.get("sampling", {}))
-        _check_keys("data", data, ("x", "y", "stream", "sigma", "exposure", "subtract"))
+        _check_keys("data", data, ("x", "y", "stream", "sigma", "exposure", "subtract", "patterns"))
         _check_keys("sampling", sampling, ("seed", *(f.name for f in fields(Settings))))
         seed = int(sampling.pop("seed", 0))
         noise = _noise_from(table["noise"]) if "noise" in table else None
@@ -137,7 +150,7 @@ class Analysis:
     def digest(self) -> str:
         """SHA-256 of all that gives the analysis its meaning, 64 hexadecimal digits."""
         content = {
-            "fields": [self.x, self.y, self.stream, self.sigma, self.exposure, self.subtract],
+            "fields": [self.x, self.y, self.stream, self.sigma, self.exposure, self.subtract, self.patterns],
             "candidates": self.candidates.digest,
             "noise": _noise_table(self.noise) if self.noise is not None else None,
             "sampling": self._sampling(),

@@ -28,6 +28,8 @@ class Origin:
         Stream and field names; the fields name the axes in messages and plots.
     scan_id : int or None
         Scan number, as people say it.
+    events : tuple of int
+        Numbers, from 1, of the events whose patterns these are, added up; empty where an event is a point.
     """
 
     run_uid: str = ""
@@ -35,6 +37,7 @@ class Origin:
     x: str = "x"
     y: str = "y"
     scan_id: int | None = None
+    events: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,6 +57,8 @@ def selection_documents(
         "device": selection.device,
         "elapsed": selection.elapsed,
     }
+    if origin.events:
+        used["events"] = list(origin.events)
     run = _Run(raw_start, {**analysis, **used}, _summary(selection))
     yield run.start
     yield from run.stream("models", _model_rows(selection))

@@ -221,7 +221,8 @@ def _data_group(data: Dataset) -> xr.Dataset:
 
 
 def _data_of(plain: Table, arrays: Arrays) -> Dataset:
-    data = Dataset(**arrays, counts=plain["counts"], units=plain["units"], origin=Origin(**plain["origin"]))
+    origin = Origin(**{**plain["origin"], "events": tuple(plain["origin"]["events"])})
+    data = Dataset(**arrays, counts=plain["counts"], units=plain["units"], origin=origin)
     # Of points that are in order by now nobody could tell that they were not.
     object.__setattr__(data, "notes", tuple(plain["notes"]))
     return data

@@ -164,4 +164,7 @@ def component_of(name: str) -> str:
 def _title(selection: Selection) -> str:
     data, origin = selection.data, selection.data.origin
     scan = f"Scan {origin.scan_id}: " if origin.scan_id is not None else ""
+    if origin.events:
+        n = len(origin.events)
+        scan += f"event {origin.events[0]}, " if n == 1 else f"{n} events added up, "
     return f"{scan}{origin.y} against {origin.x}, {data.n} points, {selection.noise}"

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from bluesky_bayes.analysis import Analysis
 from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.publish import Publisher
-from bluesky_bayes.callbacks.runs import Document, NothingToAnalyseError, RunCollector, dataset_of, label_of
+from bluesky_bayes.callbacks.runs import Document, NothingToAnalyseError, RunCollector, datasets_of, label_of
 from bluesky_bayes.callbacks.worker import Worker, WorkerDiedError
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.documents import failure_documents, selection_documents
@@ -25,6 +25,9 @@ from bluesky_bayes.selection import Selection
 
 logger = logging.getLogger("bluesky_bayes")
 T = TypeVar("T")
+Outcome: TypeAlias = tuple[Selection | Exception, tuple[int, ...]]
+"""An answer or what kept it, and the events that hold its data."""
+Documents: TypeAlias = Callable[[], Iterable[tuple[str, dict[str, Any]]]]
 
 MOST_KEPT = 100
 MOST_OPEN = 20
@@ -96,6 +99,15 @@ class BayesCallback:
             When no such run was heard.
         """
         return self._run(uid).result
+
+    def results(self, uid: str, timeout: float | None = None) -> tuple[Selection, ...]:
+        """Wait for all answers of a run whose patterns are analysed one by one; its last one is `result`.
+
+        What kept a pattern from being answered is in the log and published; it has no place here. Errors are those of
+        `result`.
+        """
+        self.result(uid, timeout)
+        return self._run(uid).answers
 
     def result(self, uid: str, timeout: float | None = None) -> Selection:
         """Wait for a run's answer; in a plan use `bluesky_bayes.plans.wait_for_result`, which blocks nobody.
@@ -238,34 +250,45 @@ class BayesCallback:
         run.result.set_exception(error)
         run.published.set_result(None)
 
-    def _answered(self, run: _Run, collector: RunCollector, job: Future[Selection]) -> None:
+    def _answered(self, run: _Run, collector: RunCollector, job: Future[list[Outcome]]) -> None:
         """Take an outcome from the worker, on the worker's thread."""
-        start, error = collector.start_document, job.exception()
+        error = job.exception()
+        outcomes: list[Outcome] = [(error, ())] if isinstance(error, Exception) else job.result()
         analysis = {**self._provenance, "raw_exit_status": collector.stop_document.get("exit_status", "")}
-        documents: Callable[[], Iterable[tuple[str, dict[str, Any]]]] | None = None
-        if error is None:
-            self._last = job.result()
-            documents = partial(selection_documents, self._last, start, analysis)
+        documents = [
+            made for outcome in outcomes if (made := self._documents(run, collector.start_document, analysis, outcome))
+        ]
+        run.answers = tuple(found for found, _ in outcomes if isinstance(found, Selection))
+        if run.answers:
+            self._last = run.answers[-1]
             run.result.set_result(self._last)
         else:
-            self._note(
-                f"{run.label} has no answer: {sentence(error)}", expected=isinstance(error, NothingToAnalyseError)
-            )
-            if not isinstance(error, NothingToAnalyseError | NotDoneError):
-                documents = partial(failure_documents, start, analysis, sentence(error))
-            run.result.set_exception(error)
-        if documents is None or self._publisher is None:
+            run.result.set_exception(next(found for found, _ in outcomes if isinstance(found, Exception)))
+        if not documents or self._publisher is None:
             run.published.set_result(None)
         else:
-            self._publisher.submit(documents).add_done_callback(partial(self._written, run))
+            jobs = [self._publisher.submit(made) for made in documents]
+            jobs[-1].add_done_callback(lambda last: self._written(run, jobs))
 
-    def _written(self, run: _Run, job: Future[str]) -> None:
-        """Take an outcome from the publisher, on the publisher's thread."""
-        if error := job.exception():
-            self._note(f"the answer for {run.label} could not be written: {sentence(error)}")
-            run.published.set_exception(error)
+    def _documents(self, run: _Run, start: Document, analysis: dict[str, Any], outcome: Outcome) -> Documents | None:
+        """What is to be published of an outcome; what went wrong is noted."""
+        found, events = outcome
+        if isinstance(found, Selection):
+            return partial(selection_documents, found, start, analysis)
+        which = f"event {events[0]} of {run.label}" if events else run.label
+        self._note(f"{which} has no answer: {sentence(found)}", expected=isinstance(found, NothingToAnalyseError))
+        if isinstance(found, NothingToAnalyseError | NotDoneError):
+            return None
+        noted = {**analysis, "events": list(events)} if events else analysis
+        return partial(failure_documents, start, noted, sentence(found))
+
+    def _written(self, run: _Run, jobs: list[Future[str]]) -> None:
+        """Take outcomes from the publisher, on the publisher's thread, when it has done the last."""
+        if errors := [error for job in jobs if (error := job.exception())]:
+            self._note(f"the answer for {run.label} could not be written: {sentence(errors[0])}")
+            run.published.set_exception(errors[0])
         else:
-            run.published.set_result(job.result())
+            run.published.set_result(jobs[-1].result())
 
     def _note(self, trouble: str, expected: bool = False) -> None:
         logger.log(logging.INFO if expected else logging.ERROR, "%s", trouble)
@@ -279,11 +302,12 @@ def _promise() -> Future[Any]:
     return future
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
     """What is promised for a run."""
 
     label: str
+    answers: tuple[Selection, ...] = ()
     result: Future[Selection] = field(default_factory=_promise)
     published: Future[str | None] = field(default_factory=_promise)
 
@@ -297,9 +321,18 @@ def prepare(candidates: Candidates) -> None:
     warm_up(candidates)
 
 
-def answer(analysis: Analysis, collector: RunCollector) -> Selection:
-    """Analyse one run, in the worker process."""
-    return analysis(dataset_of(collector.collected(), analysis))
+def answer(analysis: Analysis, collector: RunCollector) -> list[Outcome]:
+    """Analyse the data sets of one run, in the worker process; one that cannot be analysed does not end the rest."""
+    data = datasets_of(collector.collected(), analysis)
+    if len(data) == 1:
+        return [(analysis(data[0]), data[0].origin.events)]
+    outcomes: list[Outcome] = []
+    for each in data:
+        try:
+            outcomes.append((analysis(each), each.origin.events))
+        except ValueError as error:
+            outcomes.append((error, each.origin.events))
+    return outcomes
 
 
 def sentence(error: BaseException) -> str:

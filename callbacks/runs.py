@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from event_model import DocumentRouter
 
 from bluesky_bayes.analysis import Analysis
@@ -22,6 +24,8 @@ MOST_NUMBERS = 2_000_000
 """Numbers that are kept of one run: 16 MB."""
 
 SCALARS = ("number", "integer", "boolean")
+CHANNEL = "channel"
+"""What a pattern is drawn against where no x is named."""
 
 
 class NothingToAnalyseError(ValueError):
@@ -48,6 +52,8 @@ class CollectedRun:
     start: Document
     stop: Document
     streams: Mapping[str, Mapping[str, Array]]
+    patterns: Mapping[str, Mapping[str, Sequence[Array]]]
+    settings: Mapping[str, Mapping[str, Any]]
     data_keys: Mapping[str, Mapping[str, Mapping[str, Any]]]
     hints: Mapping[str, Mapping[str, Any]]
 
@@ -124,6 +130,8 @@ class RunCollector(DocumentRouter):
             self.start_document,
             self.stop_document,
             {stream: _columns(parts) for stream, parts in tables.items()},
+            {stream: _patterns(parts) for stream, parts in tables.items()},
+            {stream: _settings(parts) for stream, parts in tables.items()},
             {stream: _union(parts, "data_keys") for stream, parts in tables.items()},
             {stream: _union(parts, "hints") for stream, parts in tables.items()},
         )
@@ -144,23 +152,41 @@ class _Table:
         self.descriptor = descriptor
         self.stream: str = descriptor.get("name", "primary")
         self.seq_num = array("q")
-        self.columns = {name: array("d") for name, key in descriptor["data_keys"].items() if _is_scalar(key)}
+        keys = descriptor["data_keys"].items()
+        self.columns = {name: array("d") for name, key in keys if _is_scalar(key)}
+        self.patterns: dict[str, list[Array]] = {name: [] for name, key in keys if _is_pattern(key)}
 
     def append(self, seq_num: int, data: Mapping[str, Any]) -> int:
         """Keep one event; gives how many numbers that took."""
         self.seq_num.append(seq_num)
         for name, column in self.columns.items():
             column.append(_number(data.get(name)))
-        return 1 + len(self.columns)
+        for name, patterns in self.patterns.items():
+            patterns.append(_pattern(data.get(name)))
+        return 1 + len(self.columns) + sum(patterns[-1].size for patterns in self.patterns.values())
 
     def clear(self) -> None:
         """Forget the numbers."""
         self.seq_num = array("q")
-        self.columns = {}
+        self.columns, self.patterns = {}, {}
 
 
 def _is_scalar(data_key: Mapping[str, Any]) -> bool:
     return data_key.get("dtype") in SCALARS and "external" not in data_key
+
+
+def _is_pattern(data_key: Mapping[str, Any]) -> bool:
+    longer = [n for n in data_key.get("shape", ()) if n != 1]
+    return data_key.get("dtype") == "array" and "external" not in data_key and len(longer) <= 1
+
+
+def _pattern(value: Any) -> Array:
+    """A copy, since who sent the document may use its memory again; empty for what is no row of numbers."""
+    try:
+        pattern = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return np.zeros(0)
+    return pattern.ravel() if pattern.ndim and pattern.size == max(pattern.shape) else np.zeros(0)
 
 
 def _number(value: Any) -> float:
@@ -170,10 +196,15 @@ def _number(value: Any) -> float:
         return np.nan
 
 
-def _columns(tables: list[_Table]) -> dict[str, Array]:
-    """Join a stream's columns, ordered by sequence number, the last of each."""
+def _rows(tables: list[_Table]) -> npt.NDArray[np.intp]:
+    """Rows of a stream's joined tables, ordered by sequence number, the last of each."""
     backwards = np.concatenate([np.asarray(table.seq_num) for table in tables])[::-1]
-    rows = backwards.size - 1 - np.unique(backwards, return_index=True)[1]
+    rows: npt.NDArray[np.intp] = backwards.size - 1 - np.unique(backwards, return_index=True)[1]
+    return rows
+
+
+def _columns(tables: list[_Table]) -> dict[str, Array]:
+    rows = _rows(tables)
     names = dict.fromkeys(name for table in tables for name in table.columns)
     return {name: np.concatenate([_column(table, name) for table in tables])[rows] for name in names}
 
@@ -182,6 +213,20 @@ def _column(table: _Table, name: str) -> Array:
     if name in table.columns:
         return np.asarray(table.columns[name])
     return np.full(len(table.seq_num), np.nan)
+
+
+def _patterns(tables: list[_Table]) -> dict[str, list[Array]]:
+    rows, none = _rows(tables), np.zeros(0)
+    joined = {
+        name: list(chain.from_iterable(t.patterns.get(name, [none] * len(t.seq_num)) for t in tables))
+        for name in dict.fromkeys(name for table in tables for name in table.patterns)
+    }
+    return {name: [patterns[row] for row in rows] for name, patterns in joined.items()}
+
+
+def _settings(tables: list[_Table]) -> dict[str, Any]:
+    devices = [device for table in tables for device in table.descriptor.get("configuration", {}).values()]
+    return {name: value for device in devices for name, value in device.get("data", {}).items()}
 
 
 def _union(tables: list[_Table], part: str) -> dict[str, Any]:
@@ -230,10 +275,15 @@ def _document(line: str, where: str) -> tuple[str, Document]:
 
 
 def dataset_of(run: CollectedRun, analysis: Analysis) -> Dataset:
-    """Take out of a run the points that an analysis asks for.
+    """The data set of a run, the last one where there are several: see `datasets_of`."""
+    return datasets_of(run, analysis)[-1]
+
+
+def datasets_of(run: CollectedRun, analysis: Analysis) -> list[Dataset]:
+    """Take out of a run what an analysis asks for: a curve of one point an event, or patterns, one an event.
 
     Fields that the analysis does not name come from the run's hints: x is what was scanned, y the first detector's
-    first hinted number.
+    first hinted number, else its first hinted pattern. Patterns are added up to one data set, or are one each.
 
     Raises
     ------
@@ -243,18 +293,94 @@ def dataset_of(run: CollectedRun, analysis: Analysis) -> Dataset:
         When the points are there but cannot be analysed, see `Dataset`.
     """
     stream = _stream(run, analysis.stream)
+    y = analysis.y or _measured(run, stream, analysis.x)
+    if y in run.patterns[stream]:
+        return _pattern_datasets(run, analysis, stream, y)
     x = analysis.x or _scanned(run, stream)
-    y = analysis.y or _measured(run, stream, x)
+    sigma, exposure = (_values(run, stream, name) if name else None for name in (analysis.sigma, analysis.exposure))
+    columns = _values(run, stream, x), _values(run, stream, y) - analysis.subtract
+    return [_dataset(run, analysis, (x, y), columns, sigma, exposure)]
+
+
+def _dataset(
+    run: CollectedRun,
+    analysis: Analysis,
+    fields: tuple[str, str],
+    columns: tuple[Array, Array],
+    sigma: Array | None,
+    exposure: Array | None,
+    events: tuple[int, ...] = (),
+) -> Dataset:
+    stream, (x, y) = analysis.stream, fields
     units = {"x": _unit(run, stream, x), "y": _unit(run, stream, y)}
     return Dataset(
-        _values(run, stream, x),
-        _values(run, stream, y) - analysis.subtract,
-        sigma=_values(run, stream, analysis.sigma) if analysis.sigma else None,
+        *columns,
+        sigma=sigma,
         counts=isinstance(analysis.noise, Poisson) and not analysis.noise.scaled,
-        exposure=_values(run, stream, analysis.exposure) if analysis.exposure else None,
+        exposure=exposure,
         units={axis: unit for axis, unit in units.items() if unit},
-        origin=Origin(run.start.get("uid", ""), stream, x, y, run.start.get("scan_id")),
+        origin=Origin(run.start.get("uid", ""), stream, x, y, run.start.get("scan_id"), events),
     )
+
+
+def _pattern_datasets(run: CollectedRun, analysis: Analysis, stream: str, y: str) -> list[Dataset]:
+    """Data sets of patterns, one an event, or of their sum."""
+    patterns = run.patterns[stream][y]
+    if not patterns:
+        raise NothingToAnalyseError(f"stream {stream!r} of {run.label} has no events{_ending(run)}")
+    lengths = {pattern.size for pattern in patterns}
+    if 0 in lengths:
+        at = [pattern.size for pattern in patterns].index(0) + 1
+        raise NothingToAnalyseError(f"field {y!r} of {run.label} holds no pattern in event {at}")
+    x, axes = _axes(run, analysis, stream, [pattern.size for pattern in patterns])
+    measured = [pattern - analysis.subtract for pattern in patterns]
+    sigma, exposure = (_beside(run, stream, name, patterns) for name in (analysis.sigma, analysis.exposure))
+    if (analysis.patterns or ("each" if _scanned_fields(run, stream) else "sum")) == "each":
+        rows = zip(axes, measured, sigma, exposure, strict=True)
+        return [_dataset(run, analysis, (x, y), (a, b), s, e, (i,)) for i, (a, b, s, e) in enumerate(rows, start=1)]
+    if len(lengths) > 1 or any(not np.array_equal(axis, axes[0]) for axis in axes):
+        raise NothingToAnalyseError(
+            f"the patterns {y!r} of {run.label} do not lie at the same {x}, so that they cannot be added up: set "
+            "patterns = 'each' to analyse one by one"
+        )
+    errors = [s for s in sigma if s is not None]
+    times = [e for e in exposure if e is not None]
+    spread = np.sqrt(np.sum(np.square(errors), axis=0)) if errors else None
+    total, time = np.sum(measured, axis=0), np.sum(times, axis=0) if times else None
+    return [_dataset(run, analysis, (x, y), (axes[0], total), spread, time, tuple(range(1, len(patterns) + 1)))]
+
+
+def _axes(run: CollectedRun, analysis: Analysis, stream: str, lengths: Sequence[int]) -> tuple[str, list[Array]]:
+    """Name and values of the abscissa of each pattern: a field, a device's configuration, or the channel's number."""
+    name = analysis.x
+    if name is None:
+        return CHANNEL, [np.arange(n, dtype=np.float64) for n in lengths]
+    if name in run.patterns[stream]:
+        axes = list(run.patterns[stream][name])
+    elif name in run.settings[stream]:
+        axes = [_pattern(run.settings[stream][name])] * len(lengths)
+    else:
+        there = _listed([*run.patterns[stream], *run.settings[stream]])
+        raise NothingToAnalyseError(
+            f"a pattern's x must be a field or a configuration with one number a channel, and {name!r} of {run.label} "
+            f"is none; there are {there}, or leave x out for the channel's number"
+        )
+    for event, (axis, n) in enumerate(zip(axes, lengths, strict=True), start=1):
+        if axis.size != n:
+            raise NothingToAnalyseError(
+                f"{name!r} of {run.label} has {axis.size} numbers in event {event} where the pattern has {n}"
+            )
+    return name, axes
+
+
+def _beside(run: CollectedRun, stream: str, name: str | None, patterns: Sequence[Array]) -> list[Array | None]:
+    """Uncertainties or exposures of patterns: a field with one number a channel, or one an event."""
+    if name is None:
+        return [None] * len(patterns)
+    if name in run.patterns[stream]:
+        return list(run.patterns[stream][name])
+    values = _values(run, stream, name)
+    return [np.full(pattern.size, value) for pattern, value in zip(patterns, values, strict=True)]
 
 
 def _stream(run: CollectedRun, stream: str) -> str:
@@ -299,12 +425,13 @@ def _hinted(run: CollectedRun, stream: str, device: str) -> list[str]:
     return list(run.hints[stream].get(device, {}).get("fields", []))
 
 
-def _measured(run: CollectedRun, stream: str, x: str) -> str:
-    """Find the first hinted number that was not scanned, detectors that the plan names first."""
+def _measured(run: CollectedRun, stream: str, x: str | None) -> str:
+    """Find the first hinted number that was not scanned, else a pattern; detectors that the plan names first."""
     scanned = {x}.union(*_scanned_fields(run, stream))
     devices = dict.fromkeys([*(run.start.get("detectors") or ()), *run.hints[stream]])
     fields = [field for device in devices for field in _hinted(run, stream, device)]
     usable = [field for field in fields if field in run.streams[stream] and field not in scanned]
+    usable += [field for field in fields if field in run.patterns[stream] and field != x]
     if not usable:
         raise NothingToAnalyseError(
             f"no detector of {run.label} hints at a number in stream {stream!r}: name a field as y; "
@@ -340,8 +467,8 @@ def _unit(run: CollectedRun, stream: str, field: str) -> str:
 
 
 def _there(run: CollectedRun, stream: str) -> str:
-    names = _listed(run.streams[stream])
-    return f"there are {names}" if names else "there are no fields with one number an event"
+    names = _listed([*run.streams[stream], *run.patterns[stream]])
+    return f"there are {names}" if names else "there are no fields with numbers"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import fakes
 import pytest
+from event_model import compose_run
 
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.callbacks import bayes as module
@@ -83,6 +84,24 @@ def test_a_run_is_answered_and_the_answer_published(bayes: BayesCallback, writte
     assert [start["uid"] for start in written.of(uid)] == [result_uid]
     assert bayes.last is selection
     assert "runs open: 0, in analysis: 0, answers to be written: 0; last answer: 1 peak" in bayes.status()
+
+
+def test_patterns_are_answered_one_by_one_and_one_that_fails_does_not_end_the_rest(written: Written) -> None:
+    run = compose_run(metadata={"hints": {"dimensions": [[["motor"], "primary"]]}})
+    key = {"source": "SIM", "dtype": "array", "shape": [5]}
+    descriptor = run.compose_descriptor(name="primary", data_keys={"mca": key}, object_keys={"mca": ["mca"]})
+    documents: Documents = [("start", run.start_doc), ("descriptor", descriptor.descriptor_doc)]
+    for mood in ("fine", "raises", "prints"):
+        pattern = [fakes.MOODS[mood], 1.0, 2.0, 3.0, 4.0]
+        documents.append(("event", descriptor.compose_event(data={"mca": pattern}, timestamps={"mca": 0.0})))
+    with BayesCallback(fakes.Moody(y="mca"), publish=written) as bayes:
+        uid = hear(bayes, [*documents, ("stop", run.compose_stop())])
+        assert [answer.data.origin.events for answer in bayes.results(uid, SECONDS)] == [(1,), (3,)]
+        assert bayes.result(uid, SECONDS) is bayes.results(uid)[-1]
+        bayes.published(uid, SECONDS)
+        assert "event 2 of run" in bayes.status()
+    found = [(doc["result"]["status"], doc["analysis"]["events"]) for doc in written.of(uid)]
+    assert found == [("ok", [1]), ("failed", [2]), ("ok", [3])]
 
 
 def test_the_recipe_and_its_digest_are_published(bayes: BayesCallback, written: Written) -> None:

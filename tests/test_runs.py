@@ -2,15 +2,26 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import fakes
+import numpy as np
 import pytest
+from event_model import compose_run
 
 from bluesky_bayes import Analysis, Poisson
 from bluesky_bayes.callbacks import runs
-from bluesky_bayes.callbacks.runs import NothingToAnalyseError, RunCollector, collect, dataset_of, read_jsonl
+from bluesky_bayes.callbacks.runs import (
+    CollectedRun,
+    NothingToAnalyseError,
+    RunCollector,
+    collect,
+    dataset_of,
+    datasets_of,
+    read_jsonl,
+)
 
 ANALYSIS = Analysis(fakes.CANDIDATES)
 
@@ -158,15 +169,15 @@ def test_a_line_that_is_no_document_is_named(tmp_path: Path, line: str, sentence
 
 RECORDED = {
     "array_events": "no detector of run .* hints at a number",
-    "count_one_pattern": "nothing was scanned",
+    "count_one_pattern": "no detector of run .* hints at a number .*: name a field as y; there are 'mca'",
     "failed_run": "nothing was scanned",
     "fly_event_pages": "has no stream 'primary': it has 'flyer1'",
     "grid_2d": "scanned along 2 axes and a curve needs one: name a field as x; there are 'motor1', 'motor2'",
-    "image_external_datum": "nothing was scanned",
+    "image_external_datum": "no detector of run .* hints at a number .* there are no fields with numbers",
     "multi_stream": "nothing was scanned",
     "no_events": "has no stream 'primary': it has no events at all",
-    "ragged_undeclared": "nothing was scanned",
-    "stream_datum_fly": "nothing was scanned",
+    "ragged_undeclared": "no detector of run .* hints at a number .* there are 'rag'",
+    "stream_datum_fly": "no detector of run .* hints at a number",
     "stream_resource_step": "no detector of run .* hints at a number",
 }
 
@@ -192,18 +203,98 @@ def test_each_form_of_document_with_a_curve_gives_it(
     assert dataset_of(collect(fakes.recorded(data_folder, name)), analysis(**options)).n == n
 
 
+def test_a_field_in_files_outside_the_documents_says_so(data_folder: Path) -> None:
+    with pytest.raises(
+        NothingToAnalyseError, match="field 'bdet-sum' of run .* is kept in files outside the documents"
+    ):
+        dataset_of(collect(fakes.recorded(data_folder, "stream_resource_step")), analysis(y="bdet-sum"))
+
+
 @pytest.mark.parametrize(
-    ("name", "y", "sentence"),
+    ("name", "y", "lengths"),
+    [("array_events", "mca", [64] * 3), ("count_one_pattern", "mca", [64]), ("ragged_undeclared", "rag", None)],
+)
+def test_patterns_are_data_sets_of_their_own_where_that_is_asked_for(
+    data_folder: Path, name: str, y: str, lengths: list[int] | None
+) -> None:
+    data = datasets_of(collect(fakes.recorded(data_folder, name)), analysis(y=y, patterns="each"))
+    assert lengths is None or [each.n for each in data] == lengths
+    assert [each.origin.events for each in data] == [(i,) for i in range(1, len(data) + 1)]
+    assert data[0].origin.x == "channel"
+
+
+def pattern_run(patterns: Sequence[Any], scanned: bool = False, **fields: Sequence[Any]) -> CollectedRun:
+    """A run with a pattern `mca` in each event, more fields, and an axis in the detector's configuration."""
+    dimensions = [[["motor"], "primary"]] if scanned else [[["time"], "primary"]]
+    run = compose_run(metadata={"hints": {"dimensions": dimensions}})
+    rows = {"mca": patterns, **fields}
+    keys = {
+        name: {
+            "source": "SIM",
+            "dtype": "array" if np.ndim(values[0]) else "number",
+            "shape": list(np.shape(values[0])),
+        }
+        for name, values in rows.items()
+    }
+    axis = {"source": "SIM", "dtype": "array", "shape": [4]}
+    descriptor = run.compose_descriptor(
+        name="primary",
+        data_keys=keys,
+        hints={"mca": {"fields": ["mca"]}},
+        object_keys={"mca": list(keys)},
+        configuration={"mca": {"data": {"mca_energy": [1, 2, 3, 5]}, "timestamps": {"mca_energy": 0.0},
+                               "data_keys": {"mca_energy": axis}}},
+    )  # fmt: skip
+    documents: list[tuple[str, Any]] = [("start", run.start_doc), ("descriptor", descriptor.descriptor_doc)]
+    for i in range(len(patterns)):
+        data = {name: values[i] for name, values in rows.items()}
+        documents.append(("event", descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, 0.0))))
+    return collect([*documents, ("stop", run.compose_stop())])
+
+
+REPEATS = [[1.0, 2, 3, 4], [10, 20, 30, 40]]
+
+
+def test_repeated_patterns_are_added_up_with_their_times_and_errors() -> None:
+    run = pattern_run(REPEATS, seconds=[2.0, 3.0], error=[[3.0] * 4, [4.0] * 4])
+    (counts,) = datasets_of(run, analysis(x="mca_energy", noise=Poisson(), exposure="seconds"))
+    assert counts.counts
+    assert counts.x.tolist() == [1, 2, 3, 5]
+    assert counts.y.tolist() == [11, 22, 33, 44]
+    assert counts.exposure is not None and counts.exposure.tolist() == [5.0] * 4
+    assert counts.origin.events == (1, 2)
+    (values,) = datasets_of(run, analysis(sigma="error", subtract=1.0))
+    assert values.y.tolist() == [9, 20, 31, 42]
+    assert values.sigma is not None and values.sigma.tolist() == [5.0] * 4
+    assert values.x.tolist() == [0, 1, 2, 3]
+
+
+def test_patterns_of_a_scan_are_no_repeats() -> None:
+    run = pattern_run(REPEATS, scanned=True, motor=[0.0, 1.0])
+    assert [data.y.tolist() for data in datasets_of(run, analysis(y="mca"))] == REPEATS
+    (added,) = datasets_of(run, analysis(y="mca", patterns="sum"))
+    assert added.y.tolist() == [11, 22, 33, 44]
+
+
+def test_a_field_may_be_the_abscissa_of_patterns() -> None:
+    run = pattern_run(REPEATS, angle=[[5.0, 6, 7, 8], [5.1, 6, 7, 8]])
+    with pytest.raises(NothingToAnalyseError, match=r"do not lie at the same angle, .* set patterns = 'each'"):
+        datasets_of(run, analysis(x="angle"))
+    assert [data.x[0] for data in datasets_of(run, analysis(x="angle", patterns="each"))] == [5.0, 5.1]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "x", "sentence"),
     [
-        ("array_events", "mca", r"field 'mca' of run .* is an array of shape \(64,\), and a curve needs one number"),
-        ("stream_resource_step", "bdet-sum", "field 'bdet-sum' of run .* is kept in files outside the documents"),
+        ([[1.0, 2, 3, 4], [1.0, 2, 3]], None, "do not lie at the same channel"),
+        ([[1.0, 2, 3, 4], [1.0, 2, 3]], "mca_energy", "'mca_energy' of run .* has 4 numbers in event 2 where .* has 3"),
+        ([[1.0, 2, 3, 4], ["a", "b", "c", "d"]], None, "holds no pattern in event 2"),
+        (REPEATS, "motor", "a pattern's x must be a field or a configuration .* there are 'mca', 'mca_energy'"),
     ],
 )
-def test_a_field_that_is_not_one_number_an_event_says_what_it_is(
-    data_folder: Path, name: str, y: str, sentence: str
-) -> None:
+def test_patterns_that_do_not_fit_together_say_why(patterns: Any, x: str | None, sentence: str) -> None:
     with pytest.raises(NothingToAnalyseError, match=sentence):
-        dataset_of(collect(fakes.recorded(data_folder, name)), analysis(y=y))
+        datasets_of(pattern_run(patterns), analysis(x=x))
 
 
 def beamline_run(folder: Path, scan: str) -> Path:
