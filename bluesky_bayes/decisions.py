@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,6 +80,27 @@ def decide(selections: Sequence[Selection], probability: float = 0.95) -> Decisi
     if not clear:
         return Decision(model, chance, False, f"{what} is ahead by no more than its evidence is uncertain")
     return Decision(model, chance, True, what)
+
+
+def seconds_left(selection: Selection, probability: float, seconds: float) -> float:
+    """How much longer to measure until a model is probable enough, if its lead grows on as it did.
+
+    The log Bayes factor grows in proportion to the measuring time where counts are added up. Not a number where no
+    model leads.
+
+    Parameters
+    ----------
+    selection : Selection
+        The answer so far.
+    probability : float
+        What is asked for, below one.
+    seconds : float
+        How long was measured.
+    """
+    lead = selection.log_bayes_factor
+    if not lead > 0:
+        return math.nan
+    return max(0.0, seconds * (math.log(probability / (1.0 - probability)) / lead - 1.0))
 
 
 @dataclass(frozen=True)

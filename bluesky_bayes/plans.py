@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict
 from typing import Any
 
 from bluesky import plan_stubs as bps
@@ -12,7 +15,8 @@ from bluesky import preprocessors as bpp
 from bluesky.utils import MsgGenerator
 
 from bluesky_bayes.callbacks import BayesCallback
-from bluesky_bayes.decisions import ModelChange, Visit, decide, next_position
+from bluesky_bayes.callbacks.bayes import sentence
+from bluesky_bayes.decisions import ModelChange, Visit, decide, next_position, seconds_left
 from bluesky_bayes.selection import Selection
 
 SECONDS_TO_WAIT = 60.0
@@ -149,12 +153,13 @@ def bisect_model_change(
         "bisection": {"low": low, "high": high, "tolerance": tolerance, "probability": probability, "repeats": repeats},
     }
     visits: list[Visit] = []
-    record = _Record()
+    record = _Record("visit", VISIT)
 
     def visit(position: float) -> MsgGenerator[None]:
         yield from bps.mv(motor, position)
-        visits.append((yield from _visit(scan, position, bayes, probability, repeats, timeout)))
-        record.visit = visits[-1]
+        found = yield from _visit(scan, position, bayes, probability, repeats, timeout)
+        visits.append(found)
+        record.values = {**asdict(found.decision), "position": position, "raw_uids": ",".join(found.uids)}
         yield from _own(bps.trigger_and_read([record], name="decisions"))
 
     def search() -> MsgGenerator[ModelChange]:
@@ -164,14 +169,127 @@ def bisect_model_change(
             yield from visit(following)
         return following
 
-    def failed(error: Exception) -> MsgGenerator[None]:
-        status = getattr(error, "exit_status", "fail")  # of an abort, a stop or a halt
-        yield from _own(bps.close_run(exit_status=status, reason=str(error)))
-
     yield from _own(bps.open_run(metadata))
-    change: ModelChange = yield from bpp.contingency_wrapper(search(), except_plan=failed)  # type: ignore[no-untyped-call]
+    change: ModelChange = yield from bpp.contingency_wrapper(  # type: ignore[no-untyped-call]
+        search(), except_plan=lambda error: _own(_failed(error))
+    )
     yield from _own(bps.close_run(reason=change.reason))
     return change
+
+
+def count_until_decisive(
+    detectors: Sequence[Any],
+    bayes: BayesCallback,
+    *,
+    probability: float = 0.95,
+    max_time: float = 600.0,
+    timeout: float = SECONDS_TO_WAIT,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[Selection]:
+    """Count again and again until one model stands out, and no longer.
+
+    Counting goes on while the counts up to then are analysed. Each answer is an event of the stream ``decisions`` of
+    the same run, with the predicted time left; `probability` and `max_time` stand in the start document before the
+    first count. Stopping when a probability is reached is fair: of the runs that stop at 95 %, no more than one in
+    twenty is wrong, as long as the priors are right.
+
+    Parameters
+    ----------
+    detectors : sequence of ophyd devices
+        One of them gives the patterns that `bayes` analyses.
+    bayes : BayesCallback
+        Subscribed to the RunEngine; its analysis adds a run's patterns up.
+    probability : float
+        What a model's probability must exceed; it must also be ahead by more than three standard errors of the
+        evidence, and no check may speak against it.
+    max_time : float
+        Seconds after which counting ends, decided or not.
+    timeout : float
+        Seconds to wait for the answer for the whole run, after it has ended.
+    md : mapping, optional
+        Metadata of the run.
+
+    Returns
+    -------
+    Selection
+        For all counts.
+
+    Raises
+    ------
+    ValueError
+        For a probability that is not between 0 and 1, a time that is not positive, or an analysis of single patterns.
+    """
+    if not (0 < probability < 1 and max_time > 0):
+        raise ValueError(
+            f"probability must lie between 0 and 1 and max_time be positive; got {probability:g} and {max_time:g}"
+        )
+    if bayes.analysis.patterns == "each":
+        raise ValueError("this callback analyses single patterns; count with one whose analysis adds them up")
+    metadata = {
+        "plan_name": "count_until_decisive",
+        "detectors": [detector.name for detector in detectors],
+        "hints": {"dimensions": [[["time"], bayes.analysis.stream]]},
+        **(md or {}),
+        "stopping": {"probability": probability, "max_time": max_time},
+    }
+    uids: list[str] = []
+
+    def counting() -> MsgGenerator[None]:
+        yield from _counting(detectors, bayes, uids[0], probability, max_time)
+
+    def run() -> MsgGenerator[None]:
+        uids.append((yield from bps.open_run(metadata)))
+        yield from bpp.contingency_wrapper(counting(), except_plan=_failed)  # type: ignore[no-untyped-call]
+        yield from bps.close_run()
+
+    yield from bpp.stage_wrapper(run(), detectors)  # type: ignore[no-untyped-call]
+    return (yield from wait_for_result(bayes, uids[0], timeout))
+
+
+def _counting(
+    detectors: Sequence[Any], bayes: BayesCallback, uid: str, probability: float, max_time: float
+) -> MsgGenerator[None]:
+    """Count until an answer is decisive or time is up."""
+    begun, n_counts, record = time.monotonic(), 0, _Record("answer", ANSWER)
+    asked: Future[Selection] | None = None
+    asked_at = (0.0, 0)
+    while time.monotonic() - begun < max_time:
+        yield from bps.trigger_and_read(detectors, name=bayes.analysis.stream)
+        n_counts += 1
+        if asked is not None and asked.done():
+            error = asked.exception()
+            found = None if error else asked.result()
+            record.values = _answer_row(found, sentence(error) if error else "", probability, *asked_at)
+            yield from bps.trigger_and_read([record], name="decisions")
+            if record.values["decided"]:
+                return
+            asked = None
+        if asked is None:
+            asked, asked_at = bayes.so_far(uid), (time.monotonic() - begun, n_counts)
+
+
+def _answer_row(
+    selection: Selection | None, error: str, probability: float, seconds: float, n_counts: int
+) -> dict[str, Any]:
+    """An answer so far, or why there is none yet."""
+    row = {"n_counts": n_counts, "seconds": seconds}
+    if selection is None:
+        return {**row, "model": "", "probability": 0.0, "decided": False, "seconds_left": math.nan, "reason": error}
+    decision = decide([selection], probability)
+    left = 0.0 if decision.decided else seconds_left(selection, probability, seconds)
+    return {
+        **row,
+        "model": decision.model,
+        "probability": decision.probability,
+        "decided": decision.decided,
+        "seconds_left": left,
+        "reason": decision.reason,
+    }
+
+
+def _failed(error: Exception) -> MsgGenerator[None]:
+    """Close the run of a plan that was ended."""
+    yield from bps.close_run(exit_status=getattr(error, "exit_status", "fail"), reason=str(error) or None)
 
 
 def _visit(
@@ -197,31 +315,21 @@ def _own(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
 
 
 class _Record:
-    """A visit as a readable device."""
+    """A decision as a readable device."""
 
-    name, parent = "decision", None
-    visit: Visit
+    parent = None
+
+    def __init__(self, name: str, kinds: Mapping[str, str]) -> None:
+        self.name, self._kinds = name, kinds
+        self.values: Mapping[str, Any] = {}
 
     def read(self) -> dict[str, Any]:
-        """Values of the visit at hand."""
-        decision = self.visit.decision
-        values = {
-            "position": self.visit.position,
-            "model": decision.model,
-            "probability": decision.probability,
-            "decided": decision.decided,
-            "reason": decision.reason,
-            "raw_uids": ",".join(self.visit.uids),
-        }
-        return {name: {"value": value, "timestamp": time.time()} for name, value in values.items()}
+        """Values of the decision at hand."""
+        return {name: {"value": self.values[name], "timestamp": time.time()} for name in self._kinds}
 
     def describe(self) -> dict[str, Any]:
         """Kinds of the values."""
-        kinds = {
-            "position": "number", "model": "string", "probability": "number", "decided": "boolean", "reason": "string",
-            "raw_uids": "string",
-        }  # fmt: skip
-        return {name: {"source": "bluesky_bayes", "dtype": kind, "shape": []} for name, kind in kinds.items()}
+        return {name: {"source": "bluesky_bayes", "dtype": kind, "shape": []} for name, kind in self._kinds.items()}
 
     def read_configuration(self) -> dict[str, Any]:
         """Nothing."""
@@ -230,3 +338,8 @@ class _Record:
     def describe_configuration(self) -> dict[str, Any]:
         """Nothing."""
         return {}
+
+
+DECISION = {"model": "string", "probability": "number", "decided": "boolean", "reason": "string"}
+VISIT = {"position": "number", **DECISION, "raw_uids": "string"}
+ANSWER = {"n_counts": "integer", "seconds": "number", **DECISION, "seconds_left": "number"}

@@ -17,7 +17,14 @@ from typing import Any, Self, TypeAlias, TypeVar
 from bluesky_bayes.analysis import Analysis
 from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.publish import Publisher
-from bluesky_bayes.callbacks.runs import Document, NothingToAnalyseError, RunCollector, datasets_of, label_of
+from bluesky_bayes.callbacks.runs import (
+    Document,
+    NothingToAnalyseError,
+    RunCollector,
+    dataset_of,
+    datasets_of,
+    label_of,
+)
 from bluesky_bayes.callbacks.worker import Worker, WorkerDiedError
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.documents import failure_documents, selection_documents
@@ -122,6 +129,20 @@ class BayesCallback:
             What kept the run from being answered, in a sentence.
         """
         return _outcome(self._run(uid).result, timeout, f"no answer for run {uid[:8]}")
+
+    def so_far(self, uid: str) -> Future[Selection]:
+        """Have analysed what a run that goes on has given up to now; the answer is not published.
+
+        Raises
+        ------
+        KeyError
+            When no such run goes on.
+        """
+        with self._lock:
+            if uid not in self._open:
+                raise KeyError(f"run {uid!r} does not go on, or was not heard: subscribe the callback before it begins")
+            collected = pickle.dumps(self._open[uid])  # now, since the run goes on while the job waits
+        return self._worker.submit(answer_so_far, self.analysis, collected)
 
     def published(self, uid: str, timeout: float | None = None) -> str | None:
         """Wait for the uid of the run that holds a run's answer, None where there is nothing to publish.
@@ -333,6 +354,12 @@ def answer(analysis: Analysis, collector: RunCollector) -> list[Outcome]:
         except ValueError as error:
             outcomes.append((error, each.origin.events))
     return outcomes
+
+
+def answer_so_far(analysis: Analysis, collected: bytes) -> Selection:
+    """Analyse the last data set of a run that goes on, in the worker process."""
+    collector: RunCollector = pickle.loads(collected)
+    return analysis(dataset_of(collector.collected(), analysis))
 
 
 def sentence(error: BaseException) -> str:

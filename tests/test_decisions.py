@@ -1,11 +1,12 @@
 """Decisions are pure functions of answers."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from bluesky_bayes import Selection
-from bluesky_bayes.decisions import Decision, ModelChange, Visit, decide, next_position
+from bluesky_bayes.decisions import Decision, ModelChange, Visit, decide, next_position, seconds_left
 
 Make = Callable[..., Selection]
 
@@ -91,3 +92,10 @@ def test_an_undecided_position_ends_the_search_and_says_where() -> None:
     assert not end.found
     assert end.reason == "undecided at 5: B is not probable enough"
     assert (end.low, end.high) == (0.0, 10.0)
+
+
+def test_the_time_left_follows_from_how_fast_the_lead_grows(make_selection: Make) -> None:
+    selection = make_selection((-90.0, -40.0, -41.0))  # a lead of one nat in ten seconds; 2.944 are needed
+    assert seconds_left(selection, 0.95, 10.0) == pytest.approx(19.44, abs=0.01)
+    assert seconds_left(make_selection((-90.0, -40.0, -50.0)), 0.95, 10.0) == 0.0
+    assert math.isnan(seconds_left(make_selection((-40.0, -40.0)), 0.95, 10.0))

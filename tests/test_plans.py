@@ -7,18 +7,20 @@ from contextlib import ExitStack
 from typing import Any
 
 import fakes
+import numpy as np
 import pytest
 from bluesky import RunEngine
 from bluesky import plan_stubs as bps
 from bluesky import plans as bp
 from bluesky.utils import RequestAbort, RequestStop, RunEngineInterrupted
-from ophyd.sim import SynAxis
+from ophyd import Kind
+from ophyd.sim import SynAxis, SynSignal
 
 from bluesky_bayes import Selection
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.runs import NothingToAnalyseError
-from bluesky_bayes.plans import analysed, bisect_model_change, wait_for_result
+from bluesky_bayes.plans import analysed, bisect_model_change, count_until_decisive, wait_for_result
 from bluesky_bayes.simulated import detector, spectrum
 
 SECONDS = 30.0
@@ -313,3 +315,99 @@ def test_a_search_that_cannot_end_is_refused_before_it_begins(engine: Any, stage
     with pytest.raises(ValueError, match="must be positive, and low and high differ"):
         engine(bisect_model_change(stage.scan, stage.temperature, bayes=None, **options))  # type: ignore[arg-type]
     assert not stage.heard
+
+
+class Counter:
+    """A detector of patterns that takes its time, and everything that was heard."""
+
+    def __init__(self, engine: Any, seconds: float = 0.05) -> None:
+        self.device = SynSignal(lambda: np.ones(8), name="mca", exposure_time=seconds, kind=Kind.hinted)
+        self.heard: list[tuple[str, Any]] = []
+        self.token = engine.subscribe(lambda name, doc: self.heard.append((name, dict(doc))))
+
+    def all(self, kind: str) -> list[Any]:
+        return [doc for name, doc in self.heard if name == kind]
+
+    def rows(self, stream: str) -> list[Any]:
+        uids = [doc["uid"] for doc in self.all("descriptor") if doc["name"] == stream]
+        return [doc["data"] for doc in self.all("event") if doc["descriptor"] in uids]
+
+
+@pytest.fixture
+def counter(engine: Any) -> Iterator[Counter]:
+    made = Counter(engine)
+    yield made
+    engine.unsubscribe(made.token)
+
+
+@pytest.fixture
+def growing(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[BayesCallback]:
+    monkeypatch.setattr(module, "prepare", fakes.unprepared)
+    with BayesCallback(fakes.Growing(y="mca")) as callback:
+        token = engine.subscribe(callback)
+        yield callback
+        engine.unsubscribe(token)
+
+
+def test_counting_ends_when_a_model_stands_out_and_each_answer_is_on_record(
+    engine: Any, counter: Counter, growing: BayesCallback
+) -> None:
+    selection = returned(engine, count_until_decisive([counter.device], growing, max_time=SECONDS))
+    counts, trace = counter.rows("primary"), counter.rows("decisions")
+    assert len(selection.data.origin.events) == len(counts)
+    assert [row["decided"] for row in trace] == [False] * (len(trace) - 1) + [True]
+    # p > 0.95 of three models takes ln(2 x 19) = 3.6 nats, so four counts at least.
+    assert 4 <= trace[-1]["n_counts"] < len(counts)
+    assert trace[0]["reason"] == "there is not enough to see yet"
+    for row in trace[1:-1]:
+        assert row["seconds_left"] >= 0
+    (start,), (stop,) = counter.all("start"), counter.all("stop")
+    assert start["stopping"] == {"probability": 0.95, "max_time": SECONDS}
+    assert (start["plan_name"], stop["exit_status"]) == ("count_until_decisive", "success")
+
+
+def test_counting_ends_undecided_when_time_is_up(engine: Any, counter: Counter, growing: BayesCallback) -> None:
+    plan = count_until_decisive([counter.device], growing, probability=1 - 1e-12, max_time=0.5, timeout=SECONDS)
+    selection = returned(engine, plan)
+    assert not any(row["decided"] for row in counter.rows("decisions"))
+    assert len(counter.rows("primary")) == len(selection.data.origin.events) <= 12
+
+
+def test_counting_that_is_aborted_closes_its_run(engine: Any, counter: Counter, growing: BayesCallback) -> None:
+    timer = threading.Timer(0.5, engine.request_pause)
+    timer.start()
+    with pytest.raises(RunEngineInterrupted):
+        engine(count_until_decisive([counter.device], growing, probability=1 - 1e-12, max_time=SECONDS))
+    engine.abort("the sample fell off")
+    (stop,) = counter.all("stop")
+    assert stop["exit_status"] == "abort"
+
+
+def test_counting_that_is_paused_goes_on(engine: Any, counter: Counter, growing: BayesCallback) -> None:
+    timer = threading.Timer(0.1, engine.request_pause)
+    timer.start()
+    with pytest.raises(RunEngineInterrupted):
+        engine(count_until_decisive([counter.device], growing, max_time=SECONDS))
+    result = engine.resume()
+    assert result.plan_result.best.model.name == "1 peak"
+    assert counter.rows("decisions")[-1]["decided"]
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    ({"probability": 1.0}, "probability must lie between 0 and 1"),
+    ({"max_time": 0.0}, "max_time be positive"),
+])  # fmt: skip
+def test_counting_that_cannot_end_well_is_refused(
+    growing: BayesCallback, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        next(count_until_decisive([], growing, **options))
+
+
+def test_counting_without_the_callback_is_an_error_that_says_so(
+    engine: Any, counter: Counter, slow: BayesCallback
+) -> None:
+    with pytest.raises(KeyError, match="subscribe the callback"):
+        engine(count_until_decisive([counter.device], slow))
+    (stop,) = counter.all("stop")
+    assert stop["exit_status"] == "fail"

@@ -205,7 +205,7 @@ def test_each_form_of_document_with_a_curve_gives_it(
 
 def test_a_field_in_files_outside_the_documents_says_so(data_folder: Path) -> None:
     with pytest.raises(
-        NothingToAnalyseError, match="field 'bdet-sum' of run .* is kept in files outside the documents"
+        NothingToAnalyseError, match=r"field 'bdet-sum' of run .* is kept in files outside the documents"
     ):
         dataset_of(collect(fakes.recorded(data_folder, "stream_resource_step")), analysis(y="bdet-sum"))
 
