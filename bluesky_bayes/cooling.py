@@ -6,17 +6,23 @@ Del Moral, Doucet and Jasra, JRSS B 68, 411 (2006); waste-free: Dau and Chopin, 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import log_mean_exp, softmax
-from bluesky_bayes.kernels.task import Task, new_score, new_scratch, new_state
+from bluesky_bayes.kernels.task import Score, Scratch, State, Task, new_score, new_scratch, new_state
 from bluesky_bayes.reference import Start
 
+Spread: TypeAlias = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
+
 MOST_LEVELS = 128
+PIECES = 4
+"""Work is divided into as many, whatever the number of threads, so that bits do not depend on it."""
 SHARE = 0.5
 SWEEPS = 16
 WARM = 0.25
@@ -72,6 +78,20 @@ class Cooling(NamedTuple):
         return warm
 
 
+class Room(NamedTuple):
+    """What a kernel needs beside the task; pieces of work done side by side have one each."""
+
+    state: State
+    score: Score
+    scratch: Scratch
+
+    @classmethod
+    def of(cls, task: Task, start: Start) -> Room:
+        """For one particle at a time."""
+        z = np.zeros((1, len(task.tables)))
+        return cls(new_state(task, z), new_score(start.arrays, z), new_scratch(task))
+
+
 def cooled(
     kernels: Any,
     task: Task,
@@ -82,6 +102,7 @@ def cooled(
     rng: np.random.Generator,
     betas: Array | None = None,
     steps: Array | None = None,
+    spread: Spread = map,
 ) -> Cooling:
     """Cool particles from a reference.
 
@@ -100,32 +121,57 @@ def cooled(
         For the draws of the reference.
     betas, steps : float64 arrays, optional
         Temperatures and steps; by default found on the way.
+    spread : callable
+        A `map` that may do its pieces side by side; what comes out is the same.
     """
     n_ancestors, n_sweeps = size
-    n, d, sizes = n_ancestors * n_sweeps, len(task.tables), group_sizes(task)
+    n, sizes = n_ancestors * n_sweeps, group_sizes(task)
     share = SHARE if betas is None else 0.0
     if betas is None or steps is None:
         betas, steps = np.zeros(MOST_LEVELS), np.ones((MOST_LEVELS, sizes.size))
-    clouds = np.empty((betas.size, n, d))
-    clouds[0], n_drawn = start.draws(n, rng)
-    energies, misfit = np.empty((2, betas.size, n))
-    eves = np.empty((betas.size, n), dtype=np.int64)
-    scratch = new_scratch(task)
-    n_levels = kernels.cool(
-        task, start.arrays, new_state(task, clouds[0, :1]), new_score(start.arrays, clouds[0, :1]), n_sweeps, share,
-        betas, steps, sizes, number, key[0], key[1], scratch, np.empty(n), clouds, energies, misfit, eves,
-    )  # fmt: skip
-    kept = slice(0, n_levels)
-    return Cooling(
-        betas[kept], steps[kept], clouds[kept], energies[kept], misfit[kept], eves[n_levels - 1],
-        scratch.hits[: sizes.size] / (sizes * n), n_drawn,
-    )  # fmt: skip
+    cloud, n_drawn = start.draws(n, rng)
+    rooms, edges = _rooms(task, start), [n_ancestors * piece // PIECES for piece in range(PIECES + 1)]
+    energy, misfit = _weighed(kernels, task, start, cloud, spread, rooms)
+    found, eves, parents = [(cloud, energy, misfit)], np.arange(n), np.empty(n_ancestors, dtype=np.int64)
+    hits, total, level = np.zeros(sizes.size), np.empty(n), 0
+
+    def move(level: int, before: Array, after: Sequence[Array], piece: int) -> Array:
+        room, (a, b) = rooms[piece], edges[piece : piece + 2]
+        rows = slice(a * n_sweeps, b * n_sweeps)
+        kernels.move_particles(
+            task, start.arrays, room.state, room.score, betas[level], steps, level, parents[a:b], a, n_sweeps, before,
+            number, key[0], key[1], room.scratch, *(values[rows] for values in after),
+        )  # fmt: skip
+        return room.scratch.hits[: sizes.size]
+
+    while betas[level] < 1.0:
+        before, energy, _ = found[-1]
+        scratch = rooms[0].scratch
+        kernels.choose(
+            betas, steps, level, share, sizes, hits, n, energy, number, key[0], key[1], scratch.normals,
+            scratch.log_uniforms, total, parents,
+        )  # fmt: skip
+        level += 1
+        after = np.empty_like(cloud), np.empty(n), np.empty(n)
+
+        hits = np.sum(list(spread(partial(move, level, before, after), range(PIECES))), axis=0)
+        eves = eves[np.repeat(parents, n_sweeps)]
+        found.append(after)
+    clouds, energies, misfits = (np.stack(values) for values in zip(*found, strict=True))
+    kept = slice(0, level + 1)
+    return Cooling(betas[kept], steps[kept], clouds, energies, misfits, eves, hits / (sizes * n), n_drawn)
 
 
-def reweighted(kernels: Any, task: Task, start: Start, n: int, rng: np.random.Generator) -> Cooling:
+def _rooms(task: Task, start: Start) -> list[Room]:
+    return [Room.of(task, start) for _ in range(PIECES)]
+
+
+def reweighted(
+    kernels: Any, task: Task, start: Start, n: int, rng: np.random.Generator, spread: Spread = map
+) -> Cooling:
     """Cooled in one step and without moves: draws of the reference, then some of these by their weights."""
     z, n_drawn = start.draws(n, rng)
-    energies, misfit = energies_of(kernels, task, start, z)
+    energies, misfit = energies_of(kernels, task, start, z, spread)
     eves = rng.choice(n, size=n, p=softmax(-energies))
     chosen, n_groups = np.stack([np.arange(n), eves]), group_sizes(task).size
     return Cooling(
@@ -134,13 +180,21 @@ def reweighted(kernels: Any, task: Task, start: Start, n: int, rng: np.random.Ge
     )  # fmt: skip
 
 
-def energies_of(kernels: Any, task: Task, start: Start, z: Array) -> tuple[Array, Array]:
+def energies_of(kernels: Any, task: Task, start: Start, z: Array, spread: Spread = map) -> tuple[Array, Array]:
     """-log likelihood less the task's constant, less the reference's energy and not, at (n, n_parameters)."""
+    return _weighed(kernels, task, start, z, spread, _rooms(task, start))
+
+
+def _weighed(
+    kernels: Any, task: Task, start: Start, z: Array, spread: Spread, rooms: Sequence[Room]
+) -> tuple[Array, Array]:
     energies, misfit = np.empty((2, len(z)))
-    arrays = start.arrays
-    kernels.weigh(
-        task, arrays, new_state(task, z[:1]), new_score(arrays, z[:1]), z, new_scratch(task), energies, misfit
-    )
+
+    def weigh(piece: int) -> None:
+        rows, room = slice(len(z) * piece // PIECES, len(z) * (piece + 1) // PIECES), rooms[piece]
+        kernels.weigh(task, start.arrays, room.state, room.score, z[rows], room.scratch, energies[rows], misfit[rows])
+
+    list(spread(weigh, range(PIECES)))
     return energies, misfit
 
 

@@ -6,7 +6,6 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from bluesky_bayes.blas import one_blas_thread
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Array, Dataset
-from bluesky_bayes.jobs import EXCHANGE, SAMPLERS, Job, run_jobs
+from bluesky_bayes.jobs import EXCHANGE, SAMPLERS, Crew, Job, run_jobs
 from bluesky_bayes.kernels.build import kernels
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.model import Model
@@ -130,11 +129,11 @@ def select_many(
     chosen = _sampler(sampler, device)
     questions = [_Question.of(d, candidates, noise) for d in data]
     answers: list[Selection] = []
-    with _executor(threads) as executor, one_blas_thread():
+    with _crew(threads) as crew, one_blas_thread():
         for first in range(0, len(questions), BATCH):
             batch = questions[first : first + BATCH]
             jobs = [question.jobs(settings, seed, chosen, start) for question in batch]
-            (found,) = _answers(batch, jobs, settings, seed, executor, False)
+            (found,) = _answers(batch, jobs, settings, seed, crew, False)
             answers += found
     return answers
 
@@ -165,8 +164,8 @@ def select_iter(
     settings = _settings(settings, error, budget)
     question = _Question.of(data, candidates, noise)
     jobs = question.jobs(settings, seed, _sampler(sampler, device), start)
-    with _executor(threads) as executor:
-        answers = _answers([question], [jobs], settings, seed, executor, True)
+    with _crew(threads) as crew:
+        answers = _answers([question], [jobs], settings, seed, crew, True)
         while True:
             with one_blas_thread():
                 found = next(answers, None)
@@ -188,8 +187,8 @@ def jobs_from_prior(
     settings = _settings(settings, error, None)
     question = _Question.of(data, candidates, noise)
     jobs = question.jobs(settings, seed, from_prior=True)
-    with _executor(threads) as executor, one_blas_thread():
-        for _ in run_jobs([[job] for job in jobs], settings, executor, False):
+    with _crew(threads) as crew, one_blas_thread():
+        for _ in run_jobs([[job] for job in jobs], settings, crew, False):
             pass
     return jobs
 
@@ -210,9 +209,9 @@ def refined(selection: Selection, error: float | None, budget: float | None, thr
     done = max(len(standing.infos[0].misfit) for standing in selection.standings)
     settings = replace(selection.settings, error=error, budget=budget, longest=done + selection.settings.longest)
     jobs = question.jobs(settings, selection.seed, ASKED[selection.sampler])
-    with _executor(threads) as executor, one_blas_thread():
-        list(executor.map(Job.resume, jobs, selection.standings))
-        ((last,),) = _answers([question], [jobs], settings, selection.seed, executor, False)
+    with _crew(threads) as crew, one_blas_thread():
+        list(crew.jobs.map(Job.resume, jobs, selection.standings))
+        ((last,),) = _answers([question], [jobs], settings, selection.seed, crew, False)
     return last
 
 
@@ -279,7 +278,7 @@ def _answers(
     jobs: Sequence[Sequence[Job]],
     settings: Settings,
     seed: int,
-    executor: ThreadPoolExecutor,
+    crew: Crew,
     growing: bool,
 ) -> Iterator[list[Selection]]:
     """Answers to all questions: the last ones, or all on the way to them."""
@@ -287,14 +286,14 @@ def _answers(
 
     def selections() -> list[Selection]:
         work = [(question, job) for question, some in zip(questions, jobs, strict=True) for job in some]
-        posteriors = iter(list(executor.map(lambda entry: _posterior(entry[0], entry[1], seed), work)))
+        posteriors = iter(list(crew.jobs.map(lambda entry: _posterior(entry[0], entry[1], seed), work)))
         elapsed = (time.perf_counter() - begun) / len(questions)
         return [
             _selection(question, some, [next(posteriors) for _ in some], settings, seed, elapsed)
             for question, some in zip(questions, jobs, strict=True)
         ]
 
-    for _ in run_jobs(jobs, settings, executor, growing):
+    for _ in run_jobs(jobs, settings, crew, growing):
         if growing:
             yield selections()
     if not growing:
@@ -388,9 +387,9 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))} in this version; got {value!r}")
 
 
-def _executor(threads: int | None) -> ThreadPoolExecutor:
+def _crew(threads: int | None) -> Crew:
     if threads is None:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if threads < 1:
         raise ValueError(f"threads must be 1 or more; got {threads}")
-    return ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes")
+    return Crew(threads)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from bluesky_bayes.cooling import SWEEPS, Cooling, cooled, energies_of, reweighted
+from bluesky_bayes.cooling import SWEEPS, Cooling, Spread, cooled, energies_of, reweighted
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import WORST_R_HAT, Evidence, evidence, softmax, split_r_hat
 from bluesky_bayes.exchange import Exchange, barrier_of
@@ -99,6 +99,7 @@ class Job:
         self.sampler = sampler or EXCHANGE
         self.groups = groups_of(model)
         self.keys = [chain_key(seed, model.name, chain) for chain in range(settings.chains)]
+        self.spread: Spread = map
         self.states: tuple[State, ...] = ()
         self.infos: tuple[Info, ...] = ()
         self.looking = False
@@ -158,7 +159,7 @@ class Job:
         Population Monte Carlo: Cappé, Guillin, Marin and Robert, J. Comput. Graph. Stat. 13, 907 (2004).
         """
         for refit in range(refits + 1):
-            tried = reweighted(self.kernels, self.task, start, n, rng)
+            tried = reweighted(self.kernels, self.task, start, n, rng, self.spread)
             if 1.0 > MATCHED * n * np.sum(softmax(-tried.energies[0]) ** 2):
                 self.sampler = INDEPENDENCE
                 return start, tried
@@ -168,7 +169,8 @@ class Job:
         return None
 
     def _cooled(self, start: Start, size: tuple[int, int], number: int) -> Cooling:
-        return cooled(self.kernels, self.task, start, size, self.keys[0], number, generator(self.keys[0], number))
+        rng = generator(self.keys[0], number)
+        return cooled(self.kernels, self.task, start, size, self.keys[0], number, rng, spread=self.spread)
 
     @property
     def cost(self) -> int:
@@ -212,7 +214,7 @@ class Job:
             shape = upper.shape[:2]
             draws, drawn = start.draws(shape[0] * shape[1], rng)
             z = np.concatenate([draws, upper.reshape(-1, draws.shape[1])])
-            energies = energies_of(self.kernels, self.task, start, z)[0].reshape(2, *shape)
+            energies = energies_of(self.kernels, self.task, start, z, self.spread)[0].reshape(2, *shape)
             ratio = evidence(np.array([0.0, 1.0]), list(np.moveaxis(energies, 0, 2)))
             found.append(_over_prior(ratio, start, len(draws) / drawn, drawn))
         return Evidence(
@@ -267,14 +269,38 @@ def _over_prior(ratio: Evidence, start: Start, share: float, drawn: float) -> Ev
     return ratio._replace(log_z=ratio.log_z + start.log_labels + math.log(share), error=error)
 
 
-def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, executor: Executor, looks: bool) -> Iterator[None]:
+class Crew:
+    """Threads for jobs, and for pieces of a job that waits for them: `threads` of each, so that none waits in vain."""
+
+    def __init__(self, threads: int) -> None:
+        self.jobs = ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes")
+        self.pieces = ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes-pieces") if threads > 1 else None
+
+    def spread(self, function: Callable[[int], Any], numbers: Iterable[int]) -> Iterable[Any]:
+        """Do the pieces of a job side by side."""
+        return map(function, numbers) if self.pieces is None else self.pieces.map(function, numbers)
+
+    def __enter__(self) -> Self:
+        """Enter a context that ends the threads."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the threads."""
+        self.jobs.shutdown()
+        if self.pieces is not None:
+            self.pieces.shutdown()
+
+
+def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, crew: Crew, looks: bool) -> Iterator[None]:
     """Sample all models of some questions, (model, chain) side by side; yields whenever there is a new answer.
 
     Each question is a list of models to choose from: those in question go on until they are sure or time is up. The
     number of threads changes no result. With `looks` the first answer is that of a few particles.
     """
-    begun = time.perf_counter()
+    begun, executor = time.perf_counter(), crew.jobs
     jobs = sorted((job for question in questions for job in question), key=lambda job: -job.cost)
+    for job in jobs:
+        job.spread = crew.spread
     new = [job for job in jobs if not job.states]
     if new and looks:
         list(executor.map(Job.look, new))

@@ -757,72 +757,57 @@ def next_beta(beta, energies, share):
 
 
 @jit
-def cool(
-    task,
-    reference,
-    state,
-    score,
-    n_sweeps,
-    share,
-    betas,
-    steps,
-    group_size,
-    round_,
-    key0,
-    key1,
-    scratch,
-    weights,
-    clouds,
-    energies,
-    misfit,
-    eves,
+def choose(
+    betas, steps, level, share, group_size, hits, n, energies, round_, key0, key1, normals, log_uniforms, total, parents
 ):
-    """Particles from the reference to the posterior; gives the number of inverse temperatures.
+    """The inverse temperature after `level` and the particles that go there, by systematic resampling.
 
-    At each temperature some particles are chosen by their weights (systematic resampling), and where each is after each
-    of `n_sweeps` sweeps is a particle of that temperature (waste-free: Dau and Chopin, JRSS B 84, 114 (2022)).
-    `clouds` (most_levels, n, n_parameters) begins with n draws of the reference. `energies` (``E - V``), `misfit` (E)
-    and `eves` (the first particle that each descends from), all (most_levels, n), are filled. With a `share` above 0
-    `betas` (most_levels,) and `steps` (most_levels, n_groups) are found on the way: the effective share of particles
-    at the next temperature, an acceptance of 0.44. With 0 they are as given.
+    With a `share` above 0 ``betas[level + 1]`` and ``steps[level + 1]`` are found: the effective share of the particles
+    there, an acceptance of 0.44 (`hits` of `n` sweeps). With 0 they are as given. `total` (n_particles,) is room.
     """
-    n, n_draws, n_groups = weights.size, draws_of_sweep(task), group_size.size
-    hits = scratch.hits
-    weigh(task, reference, state, score, clouds[0], scratch, energies[0], misfit[0])
-    for i in range(n):
-        eves[0, i] = i
-    level, n_ancestors = 0, n // n_sweeps
-    while betas[level] < 1.0:
-        beta, least = betas[level], lowest(energies[level])
-        if share > 0.0:
-            last = level + 2 == betas.size
-            betas[level + 1] = 1.0 if last else next_beta(beta, energies[level], share)
-            for g in range(n_groups):
-                rate = hits[g] / (group_size[g] * n) if level > 0 else TARGET
-                steps[level + 1, g] = min(1.0, steps[level, g] * np.exp(2.0 * (rate - TARGET)))
-        total = 0.0
-        for i in range(n):
-            total += np.exp((beta - betas[level + 1]) * (energies[level, i] - least))
-            weights[i] = total
-        for g in range(n_groups):
-            hits[g] = 0.0
-        level += 1
-        fill_random(1, level, round_, RESAMPLE, key0, key1, scratch.normals, scratch.log_uniforms)
-        point, parent = np.exp(float(scratch.log_uniforms[0])), 0
-        for a in range(n_ancestors):
-            while parent < n - 1 and weights[parent] * n_ancestors < (a + point) * total:
-                parent += 1
-            p = settle(task, reference, state, score, clouds[level - 1], parent, scratch)
-            for t in range(n_sweeps):
-                at = a * n_sweeps + t
-                fill_random(n_draws, at, round_ + level, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
-                sweep_replica(task, reference, state, score, p, betas[level], steps, level, hits, p, t, scratch)
-                energies[level, at] = state.energy[p] - score.value[p]
-                misfit[level, at] = state.energy[p]
-                eves[level, at] = eves[level - 1, parent]
-                for j in range(state.z.shape[1]):
-                    clouds[level, at, j] = state.z[p, j]
-    return level + 1
+    beta, least = betas[level], lowest(energies)
+    if share > 0.0:
+        last = level + 2 == betas.size
+        betas[level + 1] = 1.0 if last else next_beta(beta, energies, share)
+        for g in range(group_size.size):
+            rate = hits[g] / (group_size[g] * n) if level > 0 else TARGET
+            steps[level + 1, g] = min(1.0, steps[level, g] * np.exp(2.0 * (rate - TARGET)))
+    so_far = 0.0
+    for i in range(energies.size):
+        so_far += np.exp((beta - betas[level + 1]) * (energies[i] - least))
+        total[i] = so_far
+    fill_random(1, level + 1, round_, RESAMPLE, key0, key1, normals, log_uniforms)
+    point, parent = np.exp(float(log_uniforms[0])), 0
+    for a in range(parents.size):
+        while parent < energies.size - 1 and total[parent] * parents.size < (a + point) * so_far:
+            parent += 1
+        parents[a] = parent
+
+
+@jit
+def move_particles(
+    task, reference, state, score, beta, steps, level, parents, first, n_sweeps, before, round_, key0, key1, scratch,
+    cloud, energies, misfit,
+):  # fmt: skip
+    """Sweeps of some chosen particles; where each is after each sweep is a particle (waste-free).
+
+    Dau and Chopin, JRSS B 84, 114 (2022). `parents` are rows of `before`; the first of them is number `first` of all.
+    `cloud` (n, n_parameters), `energies` (``E - V``) and `misfit` (E) are filled; ``scratch.hits`` counts moves that
+    were accepted.
+    """
+    n_draws = draws_of_sweep(task)
+    for g in range(scratch.hits.size):
+        scratch.hits[g] = 0.0
+    for a in range(parents.size):
+        p = settle(task, reference, state, score, before, parents[a], scratch)
+        for t in range(n_sweeps):
+            row, at = a * n_sweeps + t, (first + a) * n_sweeps + t
+            fill_random(n_draws, at, round_ + level, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
+            sweep_replica(task, reference, state, score, p, beta, steps, level, scratch.hits, p, t, scratch)
+            energies[row] = state.energy[p] - score.value[p]
+            misfit[row] = state.energy[p]
+            for j in range(state.z.shape[1]):
+                cloud[row, j] = state.z[p, j]
 
 
 @jit
