@@ -204,7 +204,8 @@ def ordered(model: Model, theta: Mapping[str, float]) -> dict[str, float]:
         sources = sorted(terms, key=lambda term: theta[term.slots[key].parameter or ""])
         for term, source in zip(terms, sources, strict=True):
             for slot, other in zip(term.slots, source.slots, strict=True):
-                result[slot.parameter or ""] = theta[other.parameter or ""]
+                if slot.parameter is not None and other.parameter is not None:
+                    result[slot.parameter] = theta[other.parameter]
     return result
 
 
