@@ -7,9 +7,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from bluesky_bayes import Dataset, Gaussian, NoiseScan, Selection, noise_scan, select
+from bluesky_bayes import Dataset, Gaussian, NoiseScan, Selection, noise_scan, select, select_many
 from bluesky_bayes.dataset import Origin
-from bluesky_bayes.families import peaks
+from bluesky_bayes.families import peaks, relaxation
+from bluesky_bayes.families.relaxation import samarium_sulfide
+from bluesky_bayes.plots import term_curves
 from bluesky_bayes.simulated import three_peaks
 
 STATIC = Path(__file__).parent / "_static"
@@ -54,6 +56,34 @@ def one_peak_scan() -> NoiseScan:
     return noise_scan(Dataset(x, y), peaks(counts=range(0, 3)))
 
 
+def relaxation_picture() -> Figure:
+    """Draw the simulated series of docs/families/relaxation.md: two of its curves, and the models' probabilities."""
+    delays, kelvins, rng = (
+        np.geomspace(1e-4, 10, 41),
+        (300, 200, 150, 120, 100, 80, 50, 35, 20),
+        np.random.default_rng(1),
+    )
+    curves = {kelvin: samarium_sulfide(delays, kelvin) for kelvin in kelvins}
+    series = [Dataset(delays, y + 0.01 * rng.standard_normal(delays.size)) for y in curves.values()]
+    answers = dict(zip(kelvins, select_many(series, relaxation()), strict=True))
+    figure = Figure(figsize=(10.0, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for kelvin, color in ((300, "#c8102e"), (20, "#0072b2")):
+        best, fine = answers[kelvin].best, np.geomspace(1e-4, 10, 300)
+        draws = {name: values.ravel()[::40, None] for name, values in best.draws.items()}
+        band = sum(term_curves(term, fine, draws) for term in best.model.terms)
+        left.fill_between(fine, *np.quantile(band, (0.025, 0.975), axis=0), color=color, alpha=0.3, lw=0)
+        left.plot(fine, np.mean(band, axis=0), color=color, lw=1.5, label=f"{kelvin} K: {best.model.name}")
+        left.plot(delays, answers[kelvin].data.y, ".", color=color)
+    left.set(xscale="log", xlabel="delay (s)", ylabel="magnetisation")
+    left.legend(frameon=False)
+    for i, name in enumerate(answers[300].names):
+        right.plot(kelvins, [answer.probabilities[i] for answer in answers.values()], "o-", label=name)
+    right.set(xlabel="temperature (K)", ylabel="p(model | data)", ylim=(-0.03, 1.03))
+    right.legend(frameon=False, loc="center right")
+    return figure
+
+
 def draw(figure: Figure, name: str) -> None:
     """Put a picture into docs/_static."""
     figure.savefig(STATIC / f"{name}.png", dpi=110)
@@ -78,3 +108,4 @@ if __name__ == "__main__":
     names = ["peak1.center", "peak1.area", "peak2.center", "peak2.area"]
     draw(rocking_curve.plot_corner(names=names), "rocking-curve-corner")
     draw(one_peak_scan().plot(), "noise-scan")
+    draw(relaxation_picture(), "relaxation")
