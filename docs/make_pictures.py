@@ -9,8 +9,9 @@ from scipy import stats
 
 from bluesky_bayes import Dataset, Gaussian, NoiseScan, Selection, noise_scan, select, select_many
 from bluesky_bayes.dataset import Origin
-from bluesky_bayes.families import peaks, relaxation
+from bluesky_bayes.families import peaks, relaxation, xanes
 from bluesky_bayes.families.relaxation import samarium_sulfide
+from bluesky_bayes.families.xanes import iron_oxide
 from bluesky_bayes.plots import term_curves
 from bluesky_bayes.simulated import three_peaks
 
@@ -84,6 +85,20 @@ def relaxation_picture() -> Figure:
     return figure
 
 
+def xanes_answer() -> Selection:
+    """Answer the worked example of docs/families/xanes.md."""
+    energy = np.arange(7100, 7141, 0.5)
+    mu = iron_oxide(energy) + 0.01 * np.random.default_rng(0).standard_normal(energy.size)
+    candidates = xanes(
+        edge=(7118, 7128),
+        below=(7109, 7117),
+        white_line=(7125, 7137),
+        priors={"pre-edge peak.amplitude": stats.uniform(0.05, 0.25)},
+    )
+    data = Dataset(energy, mu, origin=Origin(x="energy", y="mu"), units={"x": "eV"})
+    return select(data, candidates, noise=Gaussian(0.01))
+
+
 def draw(figure: Figure, name: str) -> None:
     """Put a picture into docs/_static."""
     figure.savefig(STATIC / f"{name}.png", dpi=110)
@@ -109,3 +124,4 @@ if __name__ == "__main__":
     draw(rocking_curve.plot_corner(names=names), "rocking-curve-corner")
     draw(one_peak_scan().plot(), "noise-scan")
     draw(relaxation_picture(), "relaxation")
+    draw(xanes_answer().plot(), "xanes")

@@ -2,5 +2,6 @@
 
 from bluesky_bayes.families.peaks import peaks
 from bluesky_bayes.families.relaxation import relaxation
+from bluesky_bayes.families.xanes import xanes
 
-__all__ = ["peaks", "relaxation"]
+__all__ = ["peaks", "relaxation", "xanes"]
