@@ -7,8 +7,10 @@ compared: what a loaded component runs comes with the package or from the caller
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
+import pkgutil
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
@@ -20,7 +22,7 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from bluesky_bayes import shapes
+from bluesky_bayes import families, shapes
 from bluesky_bayes.components import Component, Parameter, PlainFunction
 from bluesky_bayes.dataset import Array, Dataset, Origin
 from bluesky_bayes.jobs import Standing
@@ -370,7 +372,10 @@ class UnknownFunctionError(Exception):
 
 
 def _ready_made() -> list[Component]:
-    return [value for value in vars(shapes).values() if isinstance(value, Component)]
+    """Components of the package: its shapes, and those of each family."""
+    names = (module.name for module in pkgutil.iter_modules(families.__path__))
+    modules = (shapes, *(importlib.import_module(f"{families.__name__}.{name}") for name in names))
+    return [value for module in modules for value in vars(module).values() if isinstance(value, Component)]
 
 
 def _functions_of(components: Iterable[Component]) -> dict[str, PlainFunction]:
