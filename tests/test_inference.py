@@ -253,7 +253,7 @@ GOOD = Dataset(np.arange(10.0), np.arange(10.0))
         (lambda: Settings(error=0), "error must be positive"),
         (lambda: peaks(counts=[-1, 2]), "counts must be different whole numbers from 0 up"),
         (lambda: peaks(counts=[]), "counts must be different whole numbers"),
-        (lambda: peaks("triangle"), "shape must be one of 'gaussian', 'lorentzian', 'pseudo-voigt' or a component"),
+        (lambda: peaks("triangle"), "shape must be one of 'gaussian', 'lorentzian', 'pseudo-voigt', 'voigt' or a comp"),
         (lambda: peaks(width="wide"), "width must be left out or 'precision'"),
         (lambda: peaks("lorentzian", width="precision"), "is for Gaussian peaks"),
         (lambda: peaks(background="wavy"), "background must be None, 'constant'"),
