@@ -79,7 +79,10 @@ class Analysis:
             When the candidates were not made by a family, so that no file could make them again.
         """
         if self.candidates.recipe is None:
-            raise ValueError("these candidates hold a component of your own and cannot be written to a file")
+            raise ValueError(
+                "these candidates hold a component of your own and cannot be written to a file; put it into a file of "
+                "its own and name it shape='my_shapes.py:my_component'"
+            )
         data = {
             name: getattr(self, name)
             for name in ("x", "y", "stream", "sigma", "exposure", "patterns")
@@ -97,8 +100,10 @@ class Analysis:
         return table
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> Analysis:
-        """Analysis from plain data.
+    def from_table(cls, table: Mapping[str, Any], folder: str | Path = "") -> Analysis:
+        """Analysis from plain data; relative paths of own components start from `folder`.
+
+        A recipe that names components of your own runs the code that holds them.
 
         Raises
         ------
@@ -119,7 +124,8 @@ class Analysis:
         _check_keys("sampling", sampling, ("seed", *(f.name for f in fields(Settings))))
         seed = int(sampling.pop("seed", 0))
         noise = _noise_from(table["noise"]) if "noise" in table else None
-        return cls(candidates_of(table["candidates"]), noise=noise, seed=seed, settings=Settings(**sampling), **data)
+        candidates = candidates_of(table["candidates"], folder)
+        return cls(candidates, noise=noise, seed=seed, settings=Settings(**sampling), **data)
 
     def _sampling(self) -> dict[str, Any]:
         """Seed and settings, without those that are not set."""
@@ -134,7 +140,7 @@ class Analysis:
 
     @classmethod
     def load(cls, path: str | Path) -> Analysis:
-        """Read a TOML file.
+        """Read a TOML file; relative paths of own components start from its folder.
 
         Raises
         ------
@@ -142,7 +148,7 @@ class Analysis:
             Names the file and what is wrong in it.
         """
         try:
-            return cls.from_table(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_table(tomllib.loads(Path(path).read_text(encoding="utf-8")), Path(path).parent)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from error
 

@@ -56,8 +56,11 @@ def analyse(
     run: Annotated[Path, typer.Argument(metavar="RUN.jsonl", help="The run's documents.", exists=True, dir_okay=False)],
     x: Annotated[str | None, typer.Option(help="Field that was scanned; by default what the run's hints say.")] = None,
     y: Annotated[str | None, typer.Option(help="Field that was measured; by default what the run's hints say.")] = None,
-    family: Annotated[str | None, typer.Option(help="Kind of measurement: peaks.")] = None,
-    shape: Annotated[str | None, typer.Option(help="Shape of a peak: gaussian, lorentzian or pseudo-voigt.")] = None,
+    family: Annotated[str | None, typer.Option(help="Kind of measurement: by default peaks.")] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(help="Shape of a peak: gaussian, lorentzian, pseudo-voigt, voigt or your own FILE.py:NAME."),
+    ] = None,
     counts: Annotated[str | None, typer.Option(help="How many: 0:4 (from 0 up to and with 4), or 0,1,2.")] = None,
     background: Annotated[
         str | None, typer.Option(help="constant, linear, quadratic, cubic or none; by default constant.")

@@ -146,6 +146,11 @@ def scan_documents(
     return list(_documents(np.linspace(0.0, 1.0, n).tolist(), y, exit_status, page, metadata))
 
 
+def measured(x: Sequence[float], y: Sequence[float]) -> list[tuple[str, Any]]:
+    """Documents of a scan of `motor` with `det` that saw these values."""
+    return list(_documents(x, y, "success", False, {}))
+
+
 def _documents(
     x: Sequence[float], y: Sequence[float], exit_status: Any, page: bool, metadata: dict[str, Any]
 ) -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,8 @@
 """Ready-made candidates, one family for each kind of measurement."""
 
+from bluesky_bayes.families.own import own
 from bluesky_bayes.families.peaks import peaks
 from bluesky_bayes.families.relaxation import relaxation
 from bluesky_bayes.families.xanes import xanes
 
-__all__ = ["peaks", "relaxation", "xanes"]
+__all__ = ["own", "peaks", "relaxation", "xanes"]

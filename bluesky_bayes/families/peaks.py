@@ -8,7 +8,7 @@ from typing import Any
 from bluesky_bayes.candidates import Candidates, family
 from bluesky_bayes.components import Component
 from bluesky_bayes.model import Slot
-from bluesky_bayes.recipes import recipe_of
+from bluesky_bayes.recipes import component_named, recipe_of
 from bluesky_bayes.shapes import PEAKS, gaussian_precision
 
 
@@ -27,9 +27,10 @@ def peaks(
 
     Parameters
     ----------
-    shape : {"gaussian", "lorentzian", "pseudo-voigt"} or Component
+    shape : {"gaussian", "lorentzian", "pseudo-voigt", "voigt"} or Component
         Parameters are ``amplitude`` (height), ``center`` and ``sigma`` (Gaussian), ``gamma`` (Lorentzian, half width
-        at half maximum) or ``fwhm`` and ``fraction`` (pseudo-Voigt).
+        at half maximum), both of these (Voigt) or ``fwhm`` and ``fraction`` (pseudo-Voigt). A component of your own,
+        or its name, ``"my_shapes.py:flat_top"``.
     counts : iterable of int
         Numbers of peaks in question, from 0 up.
     background : {"constant", "linear", "quadratic", "cubic"}, int or None
@@ -90,6 +91,8 @@ def _component(shape: str | Component, width: str | None) -> Component:
         return gaussian_precision
     if isinstance(shape, Component):
         return shape
+    if ":" in shape:
+        return component_named(shape)
     if shape not in PEAKS:
         raise ValueError(
             f"shape must be one of {', '.join(map(repr, PEAKS))} or a component of your own; got {shape!r}"
