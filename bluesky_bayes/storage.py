@@ -7,11 +7,10 @@ compared: what a loaded component runs comes with the package or from the caller
 from __future__ import annotations
 
 import ast
-import importlib
 import json
 import os
-import pkgutil
 import platform
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from importlib.metadata import version
@@ -372,10 +371,9 @@ class UnknownFunctionError(Exception):
 
 
 def _ready_made() -> list[Component]:
-    """Components of the package: its shapes, and those of each family."""
-    names = (module.name for module in pkgutil.iter_modules(families.__path__))
-    modules = (shapes, *(importlib.import_module(f"{families.__name__}.{name}") for name in names))
-    return [value for module in modules for value in vars(module).values() if isinstance(value, Component)]
+    """Shapes, and components of the families."""
+    homes = [shapes, *(sys.modules[getattr(families, name).__module__] for name in families.__all__)]
+    return [value for home in homes for value in vars(home).values() if isinstance(value, Component)]
 
 
 def _functions_of(components: Iterable[Component]) -> dict[str, PlainFunction]:

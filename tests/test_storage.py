@@ -1,6 +1,8 @@
 """A selection on disk is the selection that was saved."""
 
+import importlib
 import math
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -210,10 +212,18 @@ def test_the_ready_made_components_of_every_family_are_found_again(
             ("gaussian", None, "precision"),
             ("lorentzian", "cubic", None),
             ("pseudo-voigt", "constant", None),
+            ("voigt", "constant", None),
         )
     ]
-    candidates += [families.relaxation(), families.xanes((1, 2), (0, 1), [1], (2, 3), [1], (1, 2), "erf")]
-    for model in (model for some in candidates for model in some.models):
+    modules = [
+        importlib.import_module(f"{families.__name__}.{m.name}") for m in pkgutil.iter_modules(families.__path__)
+    ]
+    found = [value for module in modules for value in vars(module).values() if isinstance(value, Component)]
+    candidates += [
+        family(each, [1], background=None, priors={p.name: stats.uniform(1, 1) for p in each.parameters})
+        for each in found
+    ]
+    for (model,) in (some.models for some in candidates):
         model = model.resolved(selection.data, selection.noise)
         changed = replace(selection, posteriors=(replace(selection.best, model=model),), prior_probabilities=np.ones(1))
         assert_same(changed, saved_again(changed))
