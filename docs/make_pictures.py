@@ -13,6 +13,8 @@ from bluesky_bayes.families import peaks, relaxation, xanes
 from bluesky_bayes.families.relaxation import samarium_sulfide
 from bluesky_bayes.families.xanes import iron_oxide
 from bluesky_bayes.plots import term_curves
+from bluesky_bayes.families import peaks, xps
+from bluesky_bayes.families.xps import pet
 from bluesky_bayes.simulated import three_peaks
 
 STATIC = Path(__file__).parent / "_static"
@@ -48,6 +50,14 @@ def rocking_curve_answer() -> Selection:
     )
     data = Dataset(x, y, counts=True, origin=Origin(x="theta", y="det"), units={"x": "deg", "y": "counts"})
     return select(data, candidates, seed=0)
+
+
+def xps_answer() -> Selection:
+    """Answer the worked example of docs/families/xps.md."""
+    x = np.linspace(293, 280, 131)
+    y = np.random.default_rng(0).poisson(pet(x))
+    data = Dataset(x, y, counts=True, origin=Origin(x="binding energy", y="analyser"), units={"x": "eV", "y": "counts"})
+    return select(data, xps(counts=[3, 4], shared=["fraction"]), seed=0)
 
 
 def one_peak_scan() -> NoiseScan:
@@ -125,3 +135,4 @@ if __name__ == "__main__":
     draw(one_peak_scan().plot(), "noise-scan")
     draw(relaxation_picture(), "relaxation")
     draw(xanes_answer().plot(), "xanes")
+    write(xps_answer(), "xps")

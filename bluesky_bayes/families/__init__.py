@@ -4,5 +4,6 @@ from bluesky_bayes.families.own import own
 from bluesky_bayes.families.peaks import peaks
 from bluesky_bayes.families.relaxation import relaxation
 from bluesky_bayes.families.xanes import xanes
+from bluesky_bayes.families.xps import xps
 
-__all__ = ["own", "peaks", "relaxation", "xanes"]
+__all__ = ["own", "peaks", "relaxation", "xanes", "xps"]
