@@ -9,12 +9,11 @@ from scipy import stats
 
 from bluesky_bayes import Dataset, Gaussian, NoiseScan, Selection, noise_scan, select, select_many
 from bluesky_bayes.dataset import Origin
-from bluesky_bayes.families import peaks, relaxation, xanes
+from bluesky_bayes.families import peaks, relaxation, xanes, xps
 from bluesky_bayes.families.relaxation import samarium_sulfide
 from bluesky_bayes.families.xanes import iron_oxide
-from bluesky_bayes.plots import term_curves
-from bluesky_bayes.families import peaks, xps
 from bluesky_bayes.families.xps import pet
+from bluesky_bayes.plots import term_curves
 from bluesky_bayes.simulated import three_peaks
 
 STATIC = Path(__file__).parent / "_static"
