@@ -98,7 +98,7 @@ def print_repeats(executor: Executor, pairs: Iterable[tuple[str, str]], seeds: i
         spread = np.sqrt(np.mean(np.var(log_z.reshape(shape), axis=1, ddof=1), axis=0))
         stated = np.sqrt(np.mean(error**2, axis=0))
         for name, a, b in zip(family_named(family).candidates.names, stated, spread, strict=True):
-            print(f"  {f'{family}, {noise}: {name}':34} {a:6.3f} {b:7.3f} {a / b:14.2f}")
+            print(f"  {f'{family}, {noise}: {name}':34} {a:6.3f} {b:7.3f} {a / b if b > 0 else math.nan:14.2f}")
     print(f"a ratio is itself uncertain by {1 / math.sqrt(2 * N_REPEATED * (seeds - 1)):.2f}")
 
 

@@ -22,7 +22,7 @@ import bluesky_bayes.kernels.math as kernel_math
 from bluesky_bayes.dataset import Array
 
 MATH_MODULES = {math: "math", np: "np", kernel_math: "kernel_math"}
-ROLES = ("amplitude", "location", "width", "inverse", "shape")
+ROLES = ("amplitude", "coefficient", "location", "width", "inverse", "shape")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -34,10 +34,11 @@ class Parameter:
     ----------
     name : str
         As users know it (``center``, ``sigma``).
-    role : {"amplitude", "location", "width", "inverse", "shape"}
-        Amplitudes multiply the shape; locations move with x (they and x share an origin, so that precision is kept
-        far from zero); widths are lengths along x; inverse are those whose reciprocals lie on x, as a rate does for
-        times or a radius for momentum transfers. The role also chooses the default prior.
+    role : {"amplitude", "coefficient", "location", "width", "inverse", "shape"}
+        Amplitudes multiply the shape, and so do coefficients, which may be of either sign; locations move with x (they
+        and x share an origin, so that precision is kept far from zero); widths are lengths along x; inverse are those
+        whose reciprocals lie on x, as a rate does for times or a radius for momentum transfers. The role also chooses
+        the default prior.
     unit : str
         ``"x"``, ``"y"``, ``"1/x^2"``, ``""`` ... in terms of the axes' units.
     """
@@ -298,7 +299,7 @@ def component(
     if unknown:
         raise ValueError(f"component {function.__name__!r} has no parameter {unknown[0]!r}; it has {arguments[1:]}")
     shape_parameters = tuple(_parameter(argument, roles, units) for argument in arguments[1:])
-    parameters = (Parameter(amplitude, "amplitude", units.get(amplitude, "y")), *shape_parameters)
+    parameters = (Parameter(amplitude, roles.get(amplitude, "amplitude"), units.get(amplitude, "y")), *shape_parameters)
     locations = [p.name for p in shape_parameters if p.role == "location"]
     return Component(
         name=name or function.__name__,

@@ -13,6 +13,7 @@ import numpy as np
 from bluesky_bayes.blas import one_blas_thread
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Array, Dataset
+from bluesky_bayes.exact import ROUNDING, exact_posterior, solve, why_not_exact
 from bluesky_bayes.jobs import EXCHANGE, SAMPLERS, Crew, Job, run_jobs
 from bluesky_bayes.kernels.build import kernels
 from bluesky_bayes.kernels.task import Task
@@ -27,11 +28,12 @@ from bluesky_bayes.tasks import Block, blocks_of, make_task, single_precision_is
 
 BATCH = 16
 """Data sets sampled side by side; more wait their turn, so that memory stays bounded."""
-ASKED: dict[str, Sampler | None] = {"auto": None, "exchange": EXCHANGE, "smc": SAMPLERS["smc"]}
+EXACT = "exact"
+ASKED: dict[str, Sampler | None] = {"auto": None, "exchange": EXCHANGE, "smc": SAMPLERS["smc"], EXACT: None}
 WARMING = 24
 """Sweeps that warm kernels up: enough for batches of an error."""
-MOST_POINTS, MOST_TERMS = 100_000, 20
-"""The largest data set and model: memory grows with both, and nothing beyond was tried."""
+MOST_POINTS, MOST_TERMS, MOST_EXACT = 100_000, 20, 500
+"""The largest data set and model, sampled or in closed form: memory grows with both, and nothing beyond was tried."""
 
 
 def select(
@@ -71,9 +73,11 @@ def select(
         The evidence stays that of these data alone.
     settings : Settings, optional
         How long to sample.
-    sampler : {"auto", "exchange", "smc"}
-        Replica exchange, or sequential Monte Carlo; "auto" takes independent draws of a mixture for each model whose
-        posterior one matches, which is far quicker, and replica exchange for the others. The notes say which.
+    sampler : {"auto", "exchange", "smc", "exact"}
+        Replica exchange, sequential Monte Carlo, or the closed form that models have which are linear in all their
+        parameters, with normal priors and Gaussian noise; "auto" takes the closed form where every model has one, else
+        independent draws of a mixture for each model whose posterior one matches, which is far quicker, and replica
+        exchange for the others. The notes say which.
     device : {"auto", "cpu"}
     threads : int, optional
         By default as many as there are processors to run on.
@@ -128,14 +132,15 @@ def select_many(
     settings = _settings(settings, error, budget)
     chosen = _sampler(sampler, device)
     questions = [_Question.of(d, candidates, noise) for d in data]
-    answers: list[Selection] = []
     with _crew(threads) as crew, one_blas_thread():
-        for first in range(0, len(questions), BATCH):
-            batch = questions[first : first + BATCH]
+        answers = {i: _solved(q, settings, seed, sampler) for i, q in enumerate(questions) if q.solved_by(sampler)}
+        sampled = [i for i in range(len(questions)) if i not in answers]
+        for first in range(0, len(sampled), BATCH):
+            batch = [questions[i] for i in sampled[first : first + BATCH]]
             jobs = [question.jobs(settings, seed, chosen, start) for question in batch]
             (found,) = _answers(batch, jobs, settings, seed, crew, False)
-            answers += found
-    return answers
+            answers |= zip(sampled[first : first + BATCH], found, strict=True)
+    return [answers[i] for i in range(len(questions))]
 
 
 def select_iter(
@@ -162,8 +167,13 @@ def select_iter(
         The first is made by a few particles and says that it is not to be trusted yet.
     """
     settings = _settings(settings, error, budget)
-    question = _Question.of(data, candidates, noise)
-    jobs = question.jobs(settings, seed, _sampler(sampler, device), start)
+    chosen, question = _sampler(sampler, device), _Question.of(data, candidates, noise)
+    if question.solved_by(sampler):
+        with one_blas_thread():
+            answer = _solved(question, settings, seed, sampler)
+        yield answer
+        return
+    jobs = question.jobs(settings, seed, chosen, start)
     with _crew(threads) as crew:
         answers = _answers([question], [jobs], settings, seed, crew, True)
         while True:
@@ -193,8 +203,20 @@ def jobs_from_prior(
     return jobs
 
 
+def exact_profile(data: Dataset, candidates: Candidates, sigma: Array) -> tuple[Array, Array] | None:
+    """Log evidence of each model for each size of Gaussian noise, and errors, or None where it has no closed form."""
+    question = _Question.of(data, candidates, Gaussian(float(sigma[0])))
+    if question.inexact:
+        return None
+    models = question.candidates.models
+    log_z = np.stack([solve(model, data, Gaussian(1.0)).factors.log_evidence(sigma) for model in models])
+    return log_z, np.zeros_like(log_z)
+
+
 def refined(selection: Selection, error: float | None, budget: float | None, threads: int | None) -> Selection:
     """Go on with a selection, see `Selection.refine`."""
+    if all(posterior.diagnostics.sampler == EXACT for posterior in selection.posteriors):
+        return selection
     if not selection.standings:
         raise ValueError(
             "this selection came without its chains (from a worker, or as a first look), so that it cannot go on; "
@@ -227,21 +249,32 @@ def warm_up(candidates: Candidates) -> None:
 
 @dataclass(frozen=True)
 class _Question:
-    """One data set with everything filled in."""
+    """One data set with everything filled in, and what stands against a closed form."""
 
     data: Dataset
     noise: Noise
     candidates: Candidates
     block: Block
     single: bool
+    inexact: str
 
     @classmethod
     def of(cls, data: Dataset, candidates: Candidates, noise: Noise | None) -> _Question:
-        _check_size(data, candidates)
+        _check_points(data)
         noise = noise_for(data, noise)
         candidates = candidates.resolved(data, noise)
         (block,) = blocks_of([data], [noise], candidates.models)
-        return cls(data, noise, candidates, block, single_precision_is_enough(block))
+        inexact = why_not_exact(candidates.models, noise)
+        return cls(data, noise, candidates, block, single_precision_is_enough(block), inexact)
+
+    def solved_by(self, sampler: str) -> bool:
+        """Whether to answer in closed form."""
+        if sampler == EXACT and self.inexact:
+            raise ValueError(f"there is no exact answer: {self.inexact}; use sampler='auto'")
+        if sampler not in (EXACT, "auto") or self.inexact:
+            return False
+        _check_terms(self.candidates, MOST_EXACT)
+        return True
 
     def jobs(
         self,
@@ -252,6 +285,7 @@ class _Question:
         from_prior: bool = False,
     ) -> list[Job]:
         """A job for each model, begun at the posterior of the model of that name in `start`."""
+        _check_terms(self.candidates, MOST_TERMS)
         models = self.candidates.models
         tasks = [make_task([self.block], model, self.single) for model in models]
         return [
@@ -300,6 +334,20 @@ def _answers(
         yield selections()
 
 
+def _solved(question: _Question, settings: Settings, seed: int, sampler: str) -> Selection:
+    """The answer in closed form."""
+    begun, noise = time.perf_counter(), question.noise
+    assert isinstance(noise, Gaussian)
+    posteriors = [
+        exact_posterior(model, question.data, noise, settings.chains, seed) for model in question.candidates.models
+    ]
+    answer = _selection(question, (), posteriors, settings, seed, time.perf_counter() - begun)
+    note = "evidence and posteriors are exact: every model is linear, with normal priors"
+    if not noise.known:
+        note += f"; the integral over the noise is sure to {max(ROUNDING, answer.log_evidence_error.max()):.1g} nats"
+    return replace(answer, sampler=sampler, notes=(*answer.notes, note))
+
+
 def _posterior(question: _Question, job: Job, seed: int) -> Posterior:
     return posterior_of(job, question.data, question.noise, question.block, question.single, seed)
 
@@ -318,12 +366,12 @@ def _selection(
         posteriors=tuple(posteriors),
         prior_probabilities=np.array(question.candidates.probabilities),
         seed=seed,
-        sampler="auto" if jobs[0].auto else jobs[0].sampler.name,
+        sampler=next(("auto" if job.auto else job.sampler.name for job in jobs), EXACT),
         device="cpu",
         elapsed=elapsed,
         notes=(*question.data.notes, *_notes(question, jobs)),
         settings=settings,
-        standings=() if jobs[0].looking else tuple(job.standing for job in jobs),
+        standings=tuple(job.standing for job in jobs if not job.looking),
     )
 
 
@@ -343,7 +391,7 @@ def _notes(question: _Question, jobs: Sequence[Job]) -> Iterator[str]:
     if ways:
         each = "; ".join(f"{way} ({', '.join(names)})" for way, names in ways.items())
         yield f"sampled by {next(iter(ways)) if len(ways) == 1 else each}"
-    if not question.single:
+    if jobs and not question.single:
         yield "curves were computed in float64, since float32 would round them too much for these data"
 
 
@@ -353,16 +401,19 @@ def _way(job: Job) -> str:
     return f"{job.sampler.words} from {'a fitted mixture' if fitted else 'the prior'}"
 
 
-def _check_size(data: Dataset, candidates: Candidates) -> None:
+def _check_points(data: Dataset) -> None:
     if data.n > MOST_POINTS:
         raise ValueError(
             f"{data.origin.y!r} has {data.n} points, and at most {MOST_POINTS} can be analysed; rebin them or cut the "
             "range"
         )
+
+
+def _check_terms(candidates: Candidates, most: int) -> None:
     largest = max(candidates.models, key=lambda model: len(model.terms))
-    if len(largest.terms) > MOST_TERMS:
+    if len(largest.terms) > most:
         raise ValueError(
-            f"model {largest.name!r} has {len(largest.terms)} components, and at most {MOST_TERMS} can be analysed; "
+            f"model {largest.name!r} has {len(largest.terms)} components, and at most {most} can be analysed; "
             "ask for fewer or cut the range"
         )
 

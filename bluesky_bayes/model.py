@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from bluesky_bayes.components import Component, Parameter
-from bluesky_bayes.dataset import Dataset
+from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.noise import SIGMA, Noise, Poisson
 from bluesky_bayes.priors import Prior, check_prior, describe, to_table
 
@@ -33,6 +33,8 @@ class Slot:
     offset: float = 0.0
 
 
+FLAT = 1e-6
+"""Scatter of a curve, over the largest of it, below which it counts as flat."""
 MIDDLE = Slot(None, scale=0.0)
 """A slot that stands for the middle of the data's x, filled in when the data are known."""
 
@@ -112,11 +114,17 @@ class Model:
 
     def resolved(self, data: Dataset, noise: Noise) -> Model:
         """The model with every prior filled in: defaults from the data's range, and the noise's own parameter."""
-        priors = {name: p or default_prior(name, self.parameter(name), data, noise) for name, p in self.priors.items()}
+        middle = 0.5 * float(data.x.min() + data.x.max())
+        terms = tuple(_centred(term, middle) for term in self.terms)
+        priors = {
+            name: p
+            or default_coefficient_prior(name, terms, data)
+            or default_prior(name, self.parameter(name), data, noise)
+            for name, p in self.priors.items()
+        }
         if not isinstance(noise, Poisson) and not noise.known:
             priors[SIGMA] = check_prior(SIGMA, noise.prior or default_noise_prior(data))
-        middle = 0.5 * float(data.x.min() + data.x.max())
-        return replace(self, priors=priors, terms=tuple(_centred(term, middle) for term in self.terms))
+        return replace(self, priors=priors, terms=terms)
 
     def describe_priors(self) -> dict[str, str]:
         """Every prior in words, by parameter; exchangeable components together."""
@@ -183,6 +191,35 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
         size = np.abs(data.x[data.x != 0])
         return stats.loguniform(0.3 / float(size.max()), 3.0 / float(size.min()))
     raise ValueError(f"there is no default prior for {name!r}: give priors={{{base!r}: scipy.stats....}}")
+
+
+def default_coefficient_prior(name: str, terms: Sequence[Term], data: Dataset) -> Prior | None:
+    """Normal prior about 0 of a coefficient whose curve has no unknown in it, or None for any other parameter.
+
+    As wide as the coefficient is if its curve alone makes all of the data's scatter about their mean; for a flat curve
+    (its scatter no more than a millionth of it) if it makes the data's root mean square.
+    """
+    from scipy import stats
+
+    mine = [term for term in terms if term.slots[0].parameter == name]
+    if not mine or any(term.component.amplitude.role != "coefficient" for term in mine):
+        return None
+    curve = np.sum([term.component(data.x, *(_value(slot) for slot in term.slots)) for term in mine], axis=0)
+    flat = float(np.std(curve)) <= FLAT * float(np.max(np.abs(curve)))
+    reach, size = (float(_root_mean_square(v) if flat else np.std(v)) for v in (data.y, curve))
+    if not reach > 0 or not size > 0:
+        what = "y" if size > 0 else f"the curve of {name!r}"
+        raise ValueError(f"there is no default prior for {name!r}, since {what} is zero: give priors={{{name!r}: ...}}")
+    return stats.norm(0.0, reach / size)
+
+
+def _value(slot: Slot) -> float:
+    """Of a coefficient its scale, of anything else its number."""
+    return slot.offset if slot.parameter is None else slot.scale
+
+
+def _root_mean_square(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def _centred(term: Term, middle: float) -> Term:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.evidence import evidence_profile, log_mean_exp, softmax
-from bluesky_bayes.inference import jobs_from_prior
+from bluesky_bayes.inference import exact_profile, jobs_from_prior
 from bluesky_bayes.jobs import Job
 from bluesky_bayes.noise import Gaussian
 from bluesky_bayes.sampler import Settings
@@ -133,17 +133,14 @@ def noise_scan(
     ('1 peak', 0.1)
     """
     low, high = _range(data, sigma)
-    jobs = jobs_from_prior(data, candidates, Gaussian(low), settings, error, seed, threads)
     grid = np.geomspace(low, high, N_SIGMA)
-    found = [_profile(job, (low / grid) ** 2) for job in jobs]
-    normaliser = data.n * (np.log(grid) + HALF_LOG_2PI)
-    return NoiseScan(
-        names=tuple(job.model.name for job in jobs),
-        sigma=grid,
-        log_evidence=np.stack([log_z for log_z, _ in found]) - normaliser,
-        log_evidence_error=np.stack([errors for _, errors in found]),
-        prior_probabilities=np.array(candidates.probabilities),
-    )
+    found = exact_profile(data, candidates, grid)
+    if found is None:
+        jobs = jobs_from_prior(data, candidates, Gaussian(low), settings, error, seed, threads)
+        profiles = [_profile(job, (low / grid) ** 2) for job in jobs]
+        normaliser = data.n * (np.log(grid) + HALF_LOG_2PI)
+        found = np.stack([log_z for log_z, _ in profiles]) - normaliser, np.stack([errors for _, errors in profiles])
+    return NoiseScan(candidates.names, grid, *found, np.array(candidates.probabilities))
 
 
 def _range(data: Dataset, sigma: tuple[float, float] | None) -> tuple[float, float]:

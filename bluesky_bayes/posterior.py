@@ -99,7 +99,7 @@ class Diagnostics:
     bridge : (float, float), optional
         The same by bridge sampling between the posterior and a mixture fitted to it; the surer of both is reported.
     sampler : str
-        How the model was sampled: ``"exchange"``, ``"independence"`` or ``"smc"``.
+        How the model was sampled: ``"exchange"``, ``"independence"`` or ``"smc"``; ``"exact"`` for a closed form.
     look : bool
         Whether this is only a first look by a few particles.
     """

@@ -180,7 +180,7 @@ def diagnostics_of(
         ess=min((effective_size(values) for values in draws.values()), default=float(job.length * len(job.infos))),
         gap=gap,
         drift=max(info.drift for info in job.infos),
-        edges=tuple(_edges(job.model, z)),
+        edges=tuple(edges_of(job.model, z)),
         p_fit=p_fit,
         single=single,
         ladder=(job.ladder.log_z - constant, job.ladder.error),
@@ -190,7 +190,7 @@ def diagnostics_of(
     )
 
 
-def _edges(model: Model, z: Array) -> list[str]:
+def edges_of(model: Model, z: Array) -> list[str]:
     """Parameters that press against an edge of their prior which is not a natural one (zero, or a fraction's one)."""
     from scipy.special import ndtri
 

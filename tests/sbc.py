@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from problems import decay
+from problems import decay, normal_to_sample
 from scipy import special, stats
 
 from bluesky_bayes import Candidates, Dataset, Gaussian, Model, Poisson, Selection, Settings, StudentT, select
@@ -103,7 +103,8 @@ FAMILIES = {
                     counts=[0],
                     background=degree,
                     priors={
-                        f"c{n}": stats.norm(80.0 if n == 0 else 0.0, 10.0 if n == 0 else 4.0) for n in range(degree + 1)
+                        f"c{n}": normal_to_sample(80.0 if n == 0 else 0.0, 10.0 if n == 0 else 4.0)
+                        for n in range(degree + 1)
                     },
                 ).models
             )
@@ -217,16 +218,16 @@ def rank(draws: Array, value: float) -> int:
 
 
 def exact_log_evidence(model: Model, data: Dataset, noise: Noise) -> float:
-    """Closed form for sums of fixed curves with normal priors and Gaussian noise, else not a number.
+    """Closed form for sums of fixed curves with `normal_to_sample` priors and Gaussian noise, else not a number.
 
     The data are normally distributed then. An unknown standard deviation of log-uniform prior takes one integral more.
     """
     names = [name for name in model.parameters if name != SIGMA]
     given = {name: prior for name, prior in model.priors.items() if prior is not None}
-    if not isinstance(noise, Gaussian) or any(given[name].dist.name != "norm" for name in names):
+    if not names or not isinstance(noise, Gaussian) or any(given[name].dist.name != "truncnorm" for name in names):
         return math.nan
     design = np.stack([curve(model, data.x, {**dict.fromkeys(names, 0.0), name: 1.0}) for name in names], axis=1)
-    mean, sd = np.transpose([given[name].args for name in names])
+    mean, sd = np.transpose([given[name].args[-2:] for name in names])
     variances, axes = np.linalg.eigh((design * sd**2) @ design.T)
     square = (axes.T @ (data.y - design @ mean)) ** 2
     if noise.sigma is not None:

@@ -245,7 +245,7 @@ GOOD = Dataset(np.arange(10.0), np.arange(10.0))
         (lambda: select(dataset([0, 1, 2], [0.5, 1, 2]), peaks(), Poisson()), "not counts.*give raw counts"),
         (
             lambda: select(GOOD, peaks(), sampler="nuts"),
-            "sampler must be one of 'auto', 'exchange', 'smc' in this version",
+            "sampler must be one of 'auto', 'exchange', 'smc', 'exact' in this version",
         ),
         (lambda: select(GOOD, peaks(), device="cuda"), "device must be one of 'auto', 'cpu' in this version"),
         (lambda: select(GOOD, peaks(), threads=0), "threads must be 1 or more"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import NAGATA_NORMALISER, level, line, nagata_2012, nagata_candidates
+from problems import NAGATA_NORMALISER, level, line, nagata_2012, nagata_candidates, normal_to_sample
 from scipy import stats
 
 from bluesky_bayes import Candidates, Dataset, Gaussian, Model, noise_scan, select
@@ -16,8 +16,8 @@ def straight_lines() -> tuple[Dataset, Candidates]:
     data = Dataset(x, 0.8 * x + 0.3 + 0.2 * np.random.default_rng(3).standard_normal(41))
     slope, offset = Term("line", line, (Slot("slope"),)), Term("level", level, (Slot("offset"),))
     models = (
-        Model("through zero", (slope,), {"slope": stats.norm(0, 2)}),
-        Model("with offset", (slope, offset), {"slope": stats.norm(0, 2), "offset": stats.norm(0, 2)}),
+        Model("through zero", (slope,), {"slope": normal_to_sample(0, 2)}),
+        Model("with offset", (slope, offset), dict.fromkeys(("slope", "offset"), normal_to_sample(0, 2))),
     )
     return data, Candidates(models)
 
