@@ -7,14 +7,18 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from bluesky_bayes import Dataset, Gaussian, NoiseScan, Selection, noise_scan, select, select_many
+from bluesky_bayes import Candidates, Dataset, Gaussian, NoiseScan, Selection, noise_scan, select, select_many
 from bluesky_bayes.dataset import Origin
-from bluesky_bayes.families import peaks, relaxation, xanes, xps
+from bluesky_bayes.exact import solve
+from bluesky_bayes.families import exafs, linear, peaks, relaxation, xanes, xps
+from bluesky_bayes.families.exafs import COPPER, COPPER_PHASE, copper_shell, distance, magnitude
 from bluesky_bayes.families.relaxation import samarium_sulfide
 from bluesky_bayes.families.xanes import iron_oxide
 from bluesky_bayes.families.xps import pet
+from bluesky_bayes.planner import selection_probability
 from bluesky_bayes.plots import term_curves
 from bluesky_bayes.simulated import three_peaks
+from bluesky_bayes.tables import with_error
 
 STATIC = Path(__file__).parent / "_static"
 
@@ -108,6 +112,62 @@ def xanes_answer() -> Selection:
     return select(data, candidates, noise=Gaussian(0.01))
 
 
+def straight_line() -> tuple[Dataset, Candidates]:
+    """Data and lines of the worked example of docs/families/linear.md."""
+    x = np.linspace(0.5, 10.0, 20)
+    y = 0.35 * x + 0.06 + 0.05 * np.random.default_rng(2).standard_normal(20)
+    data = Dataset(x, y, origin=Origin(x="flux", y="chamber"), units={"x": "10⁹/s", "y": "V"})
+    return data, linear({"a": "x", "b": "1"}, priors={"a": stats.norm(0, 1), "b": stats.norm(0, 0.2)})
+
+
+def straight_line_plan() -> Figure:
+    """Probability of choosing the right line, by its closed form, and how often simulated data did."""
+    (_, lines), sigma, n_sets = straight_line(), 0.05, 400
+    rng, noise = np.random.default_rng(0), Gaussian(sigma)
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for truth, b, color in (("a x + b", 0.06, "tab:blue"), ("a x + b", 0.03, "tab:orange"), ("a x", 0.0, "tab:green")):
+        given = {"a": 0.35, "b": b} if b else {"a": 0.35}
+        points = np.unique(np.geomspace(3, 300, 40).astype(int))
+        chances = [
+            selection_probability(lines, np.linspace(0.5, 10, n), sigma, truth, given).probability for n in points
+        ]
+        axes.plot(points, chances, color=color, label=f"b = {b:g} V")
+        for n in (5, 20, 80):
+            x = np.linspace(0.5, 10, n)
+            sets = [Dataset(x, 0.35 * x + b + sigma * rng.standard_normal(n)) for _ in range(n_sets)]
+            log_z = [[solve(model, data, noise).log_evidence for model in lines.models] for data in sets]
+            p = np.mean(np.argmax(log_z, axis=1) == lines.names.index(truth))
+            axes.errorbar(n, p, np.sqrt(p * (1 - p) / n_sets), fmt="o", color=color, capsize=3)
+    axes.axhline(0.95, color="tab:gray", lw=1, ls=":")
+    axes.set(xscale="log", xlabel="points", ylabel="probability of choosing the right line", ylim=(0, 1.02))
+    axes.set_title(f"curves: closed form; points: {n_sets} simulated data sets each", fontsize=10, loc="left")
+    axes.legend(frameon=False)
+    return figure
+
+
+def copper_shell_picture() -> Figure:
+    """Answer the worked example of docs/families/exafs.md."""
+    k = np.arange(3.0, 12.01, 0.05)
+    chi = copper_shell(k) + 0.001 * np.random.default_rng(0).standard_normal(k.size)
+    best = select(Dataset(k, chi), exafs(distances=(2.0, 3.1), phase=COPPER_PHASE), seed=0).best
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
+    left.plot(k, k**2 * chi, ".", color="tab:gray", markersize=4, label="data")
+    left.plot(k, k**2 * best.fit.mean, color="tab:red", label=best.model.name)
+    left.fill_between(k, k**2 * best.fit.low, k**2 * best.fit.high, color="tab:red", alpha=0.3, lw=0)
+    left.set(xlabel="k (1/Å)", ylabel="k² χ(k) (1/Å²)")
+    left.legend(frameon=False)
+    grid, shell = np.linspace(2.0, 3.1, 300), distance(best)
+    low, middle, high = np.quantile(magnitude(best, grid), (0.025, 0.5, 0.975), axis=0)
+    right.plot(grid, middle, color="tab:red")
+    right.fill_between(grid, low, high, color="tab:red", alpha=0.3, lw=0)
+    right.axvline(COPPER, color="tab:gray", lw=1, ls=":")
+    right.set(xlabel="R (Å)", ylabel="magnitude", ylim=(0, None))
+    right.set_title(f"R = {with_error(shell.mean, shell.sd)} Å; simulated at {COPPER} Å", fontsize=10, loc="left")
+    return figure
+
+
 def draw(figure: Figure, name: str) -> None:
     """Put a picture into docs/_static."""
     figure.savefig(STATIC / f"{name}.png", dpi=110)
@@ -134,4 +194,7 @@ if __name__ == "__main__":
     draw(one_peak_scan().plot(), "noise-scan")
     draw(relaxation_picture(), "relaxation")
     draw(xanes_answer().plot(), "xanes")
+    write(select(*straight_line()), "linear")
+    draw(straight_line_plan(), "linear-plan")
+    draw(copper_shell_picture(), "exafs")
     write(xps_answer(), "xps")

@@ -1,5 +1,6 @@
 """Ready-made candidates, one family for each kind of measurement."""
 
+from bluesky_bayes.families.exafs import exafs
 from bluesky_bayes.families.linear import linear
 from bluesky_bayes.families.own import own
 from bluesky_bayes.families.peaks import peaks
@@ -7,4 +8,4 @@ from bluesky_bayes.families.relaxation import relaxation
 from bluesky_bayes.families.xanes import xanes
 from bluesky_bayes.families.xps import xps
 
-__all__ = ["linear", "own", "peaks", "relaxation", "xanes", "xps"]
+__all__ = ["exafs", "linear", "own", "peaks", "relaxation", "xanes", "xps"]
