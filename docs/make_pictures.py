@@ -12,6 +12,8 @@ from bluesky_bayes.dataset import Origin
 from bluesky_bayes.exact import solve
 from bluesky_bayes.families import exafs, linear, peaks, relaxation, xanes, xps
 from bluesky_bayes.families.exafs import COPPER, COPPER_PHASE, copper_shell, distance, magnitude
+from bluesky_bayes.families import mossbauer, peaks, relaxation, xanes, xps
+from bluesky_bayes.families.mossbauer import example
 from bluesky_bayes.families.relaxation import samarium_sulfide
 from bluesky_bayes.families.xanes import iron_oxide
 from bluesky_bayes.families.xps import pet
@@ -61,6 +63,16 @@ def xps_answer() -> Selection:
     y = np.random.default_rng(0).poisson(pet(x))
     data = Dataset(x, y, counts=True, origin=Origin(x="binding energy", y="analyser"), units={"x": "eV", "y": "counts"})
     return select(data, xps(counts=[3, 4], shared=["fraction"]), seed=0)
+
+
+def mossbauer_answer() -> Selection:
+    """Answer the worked example of docs/families/mossbauer.md."""
+    velocity = np.linspace(-10, 10, 256)
+    y = np.random.default_rng(0).poisson(example(velocity))
+    candidates = mossbauer(doublets=[0, 1, 2], sextets=[0, 1], priors={"depth": stats.uniform(50, 450)})
+    units = {"x": "mm/s", "y": "counts"}
+    data = Dataset(velocity, y, counts=True, origin=Origin(x="velocity", y="transmission"), units=units)
+    return select(data, candidates, seed=0)
 
 
 def one_peak_scan() -> NoiseScan:
@@ -189,6 +201,7 @@ if __name__ == "__main__":
     draw(answer.plot_corner(), "answer-corner")
     draw(answer.plot_trace(names=["peak1.center", "peak2.center", "peak3.center"]), "answer-trace")
     write(rocking_curve, "rocking-curve")
+    write(mossbauer_answer(), "mossbauer")
     names = ["peak1.center", "peak1.area", "peak2.center", "peak2.area"]
     draw(rocking_curve.plot_corner(names=names), "rocking-curve-corner")
     draw(one_peak_scan().plot(), "noise-scan")

@@ -2,10 +2,11 @@
 
 from bluesky_bayes.families.exafs import exafs
 from bluesky_bayes.families.linear import linear
+from bluesky_bayes.families.mossbauer import mossbauer, mossbauer_classes
 from bluesky_bayes.families.own import own
 from bluesky_bayes.families.peaks import peaks
 from bluesky_bayes.families.relaxation import relaxation
 from bluesky_bayes.families.xanes import xanes
 from bluesky_bayes.families.xps import xps
 
-__all__ = ["exafs", "linear", "own", "peaks", "relaxation", "xanes", "xps"]
+__all__ = ["exafs", "linear", "mossbauer", "mossbauer_classes", "own", "peaks", "relaxation", "xanes", "xps"]
