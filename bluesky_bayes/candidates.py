@@ -81,8 +81,8 @@ class Kind:
         What one of them is called; the component's name by default.
     shared : sequence of str
         Parameters that all of this kind in a model have in common. One is called ``noun.parameter``.
-    fixed : mapping of str to float
-        Parameters that are numbers.
+    fixed : mapping of str to float or Slot
+        Parameters that are numbers, or `MIDDLE`.
     sign : {1, -1}
         -1 where the component is taken away, as an absorber is from a baseline; its amplitude is positive still.
 
@@ -96,7 +96,7 @@ class Kind:
     counts: Iterable[int] | None = None
     noun: str = ""
     shared: Sequence[str] = ()
-    fixed: Mapping[str, float] = field(default_factory=dict)
+    fixed: Mapping[str, float | Slot] = field(default_factory=dict)
     sign: int = 1
 
     def __post_init__(self) -> None:
@@ -126,7 +126,8 @@ class Kind:
         for parameter in self.component.parameters:
             name = f"{self.noun if parameter.name in self.shared else label}.{parameter.name}"
             if parameter.name in self.fixed:
-                slot = Slot(None, offset=float(self.fixed[parameter.name]))
+                number = self.fixed[parameter.name]
+                slot = number if isinstance(number, Slot) else Slot(None, offset=float(number))
             else:
                 slot = ties.get(f"{label}.{parameter.name}", Slot(name))
             if parameter is self.component.amplitude:
@@ -149,7 +150,7 @@ def family(
     priors: Mapping[str, Any] | None = None,
     noun: str | None = None,
     shared: Sequence[str] = (),
-    fixed: Mapping[str, float] | None = None,
+    fixed: Mapping[str, float | Slot] | None = None,
     ties: Mapping[str, Slot] | None = None,
     probabilities: Sequence[float] = (),
     recipe: Mapping[str, Any] | None = None,
@@ -171,8 +172,8 @@ def family(
         What one of them is called; the component's name by default.
     shared : sequence of str, optional
         Parameters that all components of a model have in common.
-    fixed : mapping of str to float, optional
-        Parameters that are numbers.
+    fixed : mapping of str to float or Slot, optional
+        Parameters that are numbers, or `MIDDLE`.
     ties : mapping of str to Slot, optional
         See `combinations`.
     probabilities : sequence of float, optional
