@@ -15,12 +15,14 @@ from bluesky_bayes.noise_scan import NoiseScan, noise_scan
 from bluesky_bayes.posterior import Posterior
 from bluesky_bayes.sampler import Settings
 from bluesky_bayes.selection import Selection
+from bluesky_bayes.series import FrameSeries, series
 
 __all__ = [
     "Analysis",
     "Candidates",
     "Component",
     "Dataset",
+    "FrameSeries",
     "Gaussian",
     "Model",
     "NoiseScan",
@@ -35,4 +37,5 @@ __all__ = [
     "select",
     "select_iter",
     "select_many",
+    "series",
 ]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bluesky_bayes.model import Model, Term
     from bluesky_bayes.noise_scan import NoiseScan
     from bluesky_bayes.selection import Selection
+    from bluesky_bayes.series import FrameSeries
 
 INK, DETAILS, WARNING, POINTS = "#222222", "#5a5a5a", "#a33b00", "#5b6770"
 MODEL, BAND, CORE, OTHERS = "#c8102e", "#f1c3cb", "#dd7584", "#b9c4cc"
@@ -198,6 +199,66 @@ def plot_noise_scan(scan: NoiseScan) -> Figure:
     model, sigma = scan.best
     axes.set_title(f"{model}, noise {sigma:.3g}", loc="left")
     return figure
+
+
+def plot_series(found: FrameSeries, parameter: str = "") -> Figure:
+    """Draw, along a series, each model's probability, that of each frame to be the first of the new model, and values.
+
+    Points are frames by themselves, lines all frames together.
+
+    Raises
+    ------
+    ValueError
+        When no model has such a parameter.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    names = _tracks(found, parameter)
+    rows = 2 + bool(names)
+    figure = Figure(figsize=(8.0, 1.2 + 1.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, 1, sharex=True)
+    if names:
+        _draw_tracks(panels[0], found, names)
+        answers = zip(found.selections, found.models, strict=True)
+        unit = next(filter(None, (s[model].unit(names[0], s.data.units) for s, model in answers)), "")
+        panels[0].set_ylabel(f"{parameter} ({unit})" if unit else parameter)
+    change = found.change
+    for model, color in zip(range(len(found.names)), itertools.cycle(COMPONENTS), strict=False):
+        panels[-2].plot(found.at, found.probabilities[:, model], ".", color=color, markersize=4.5)
+        panels[-2].plot(found.at, change.models[:, model], color=color, linewidth=1.4, label=found.names[model])
+    panels[-2].set_ylabel("p(model)")
+    panels[-2].legend(frameon=False, fontsize=9.0)
+    panels[-1].bar(found.at, change.frames, 0.9 * float(np.median(np.abs(np.diff(found.at)))), color=MODEL)
+    panels[-1].set_ylabel("p(first frame of\nthe new model)")
+    panels[-1].set_xlabel(found.label)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=bool(np.all(found.at % 1.0 == 0.0))))
+    for axes in panels[-2:]:
+        axes.set_ylim(-0.04, 1.04)
+    for axes in panels:
+        axes.tick_params(direction="in")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(found.verdict, x=0.01, ha="left", fontsize=11.0, weight="bold")
+    return figure
+
+
+def _tracks(found: FrameSeries, parameter: str) -> list[str]:
+    """Names that a parameter's name stands for, in any of the frames' models."""
+    if not parameter:
+        return []
+    posteriors = [s[model] for s, model in zip(found.selections, found.models, strict=True)]
+    every = dict.fromkeys(name for posterior in posteriors for name in _all_draws(posterior))
+    names = [name for name in every if parameter in (name, name.rsplit(".", 1)[-1])]
+    if not names:
+        raise ValueError(f"no model of the series has a parameter {parameter!r}; there are {', '.join(every)}")
+    return names
+
+
+def _draw_tracks(axes: Axes, found: FrameSeries, names: Sequence[str]) -> None:
+    for name, color in zip(names, itertools.cycle(COMPONENTS), strict=False):
+        mean, deviation = found.track(name)
+        axes.errorbar(found.at, mean, 2.0 * deviation, fmt=".", color=color, markersize=4, elinewidth=0.8, label=name)
+    axes.legend(frameon=False, fontsize=9.0)
 
 
 def _padded(x: Array) -> tuple[float, float]:

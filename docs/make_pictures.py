@@ -18,6 +18,13 @@ from bluesky_bayes.families.relaxation import samarium_sulfide
 from bluesky_bayes.families.xanes import iron_oxide
 from bluesky_bayes.families.xps import pet
 from bluesky_bayes.planner import selection_probability
+from bluesky_bayes import Dataset, FrameSeries, Gaussian, NoiseScan, Selection, noise_scan, select, select_many, series
+from bluesky_bayes.dataset import Origin
+from bluesky_bayes.families import peaks, relaxation, xanes, xps, xrd
+from bluesky_bayes.families.relaxation import samarium_sulfide
+from bluesky_bayes.families.xanes import iron_oxide
+from bluesky_bayes.families.xps import pet
+from bluesky_bayes.families.xrd import transition
 from bluesky_bayes.plots import term_curves
 from bluesky_bayes.simulated import three_peaks
 from bluesky_bayes.tables import with_error
@@ -178,6 +185,21 @@ def copper_shell_picture() -> Figure:
     right.set(xlabel="R (Å)", ylabel="magnitude", ylim=(0, None))
     right.set_title(f"R = {with_error(shell.mean, shell.sd)} Å; simulated at {COPPER} Å", fontsize=10, loc="left")
     return figure
+def splitting_peak() -> FrameSeries:
+    """Answer the phase transition of docs/families/xrd.md."""
+    x, rng, numbers = np.linspace(29.75, 30.25, 126), np.random.default_rng(0), range(90, 110)
+    frames = [
+        Dataset(x, rng.poisson(transition(x, n, height=6)), counts=True, units={"x": "deg", "y": "counts"})
+        for n in numbers
+    ]
+    priors = {
+        "amplitude": stats.uniform(0.6, 8.4),
+        "center": stats.uniform(29.85, 0.25),
+        "fwhm": stats.uniform(0.02, 0.03),
+        "constant": stats.uniform(0, 0.3),
+    }
+    candidates = xrd(counts=[1, 2], radiation=0.8, width="shared", shared=["fraction"], priors=priors)
+    return series(frames, candidates, at=numbers, error=0.2)
 
 
 def draw(figure: Figure, name: str) -> None:
@@ -211,3 +233,4 @@ if __name__ == "__main__":
     draw(straight_line_plan(), "linear-plan")
     draw(copper_shell_picture(), "exafs")
     write(xps_answer(), "xps")
+    draw(splitting_peak().plot("center"), "xrd")

@@ -19,6 +19,7 @@ def test_the_public_names_are_these() -> None:
         "Candidates",
         "Component",
         "Dataset",
+        "FrameSeries",
         "Gaussian",
         "Model",
         "NoiseScan",
@@ -33,6 +34,7 @@ def test_the_public_names_are_these() -> None:
         "select",
         "select_iter",
         "select_many",
+        "series",
     ]
     assert bluesky_bayes.callbacks.__all__ == ["BayesCallback"]
 

@@ -8,5 +8,6 @@ from bluesky_bayes.families.peaks import peaks
 from bluesky_bayes.families.relaxation import relaxation
 from bluesky_bayes.families.xanes import xanes
 from bluesky_bayes.families.xps import xps
+from bluesky_bayes.families.xrd import xrd
 
-__all__ = ["exafs", "linear", "mossbauer", "mossbauer_classes", "own", "peaks", "relaxation", "xanes", "xps"]
+__all__ = ["exafs", "linear", "mossbauer", "mossbauer_classes", "own", "peaks", "relaxation", "xanes", "xps", "xrd"]
