@@ -7,24 +7,28 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from bluesky_bayes import Candidates, Dataset, Gaussian, NoiseScan, Selection, noise_scan, select, select_many
+from bluesky_bayes import (
+    Candidates,
+    Dataset,
+    FrameSeries,
+    Gaussian,
+    NoiseScan,
+    Selection,
+    noise_scan,
+    select,
+    select_many,
+    series,
+)
 from bluesky_bayes.dataset import Origin
 from bluesky_bayes.exact import solve
-from bluesky_bayes.families import exafs, linear, peaks, relaxation, xanes, xps
+from bluesky_bayes.families import exafs, linear, mossbauer, peaks, relaxation, xanes, xps, xrd
 from bluesky_bayes.families.exafs import COPPER, COPPER_PHASE, copper_shell, distance, magnitude
-from bluesky_bayes.families import mossbauer, peaks, relaxation, xanes, xps
 from bluesky_bayes.families.mossbauer import example
 from bluesky_bayes.families.relaxation import samarium_sulfide
 from bluesky_bayes.families.xanes import iron_oxide
 from bluesky_bayes.families.xps import pet
-from bluesky_bayes.planner import selection_probability
-from bluesky_bayes import Dataset, FrameSeries, Gaussian, NoiseScan, Selection, noise_scan, select, select_many, series
-from bluesky_bayes.dataset import Origin
-from bluesky_bayes.families import peaks, relaxation, xanes, xps, xrd
-from bluesky_bayes.families.relaxation import samarium_sulfide
-from bluesky_bayes.families.xanes import iron_oxide
-from bluesky_bayes.families.xps import pet
 from bluesky_bayes.families.xrd import transition
+from bluesky_bayes.planner import selection_probability
 from bluesky_bayes.plots import term_curves
 from bluesky_bayes.simulated import three_peaks
 from bluesky_bayes.tables import with_error
@@ -185,6 +189,8 @@ def copper_shell_picture() -> Figure:
     right.set(xlabel="R (Å)", ylabel="magnitude", ylim=(0, None))
     right.set_title(f"R = {with_error(shell.mean, shell.sd)} Å; simulated at {COPPER} Å", fontsize=10, loc="left")
     return figure
+
+
 def splitting_peak() -> FrameSeries:
     """Answer the phase transition of docs/families/xrd.md."""
     x, rng, numbers = np.linspace(29.75, 30.25, 126), np.random.default_rng(0), range(90, 110)
