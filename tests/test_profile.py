@@ -1,4 +1,4 @@
-"""The simulated profile loads in IPython's way and the queueserver's, twice as well as once, and runs."""
+"""The simulated profiles: a scan and every technique, loaded in IPython's way and the queueserver's."""
 
 import runpy
 from collections.abc import Iterator
@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bluesky.plans import list_scan
+
+from bluesky_bayes import Analysis
+from bluesky_bayes.callbacks.runs import collect, dataset_of
 
 SECONDS = 300.0
 
@@ -48,3 +52,42 @@ def test_the_queueserver_finds_its_plan_and_devices(startup: Path) -> None:
         plans, devices, *_ = profile_ops.existing_plans_and_devices_from_nspace(nspace=names)
     assert [parameter["name"] for parameter in plans["bayes_scan"]["parameters"]] == ["start", "stop", "num"]
     assert {"motor", "spectrum"} <= set(devices)
+
+
+EXPECTED = {
+    "relaxation": "2 exponentials",
+    "mossbauer": "1 doublet + 1 sextet",
+    "saxs": "schulz sphere",
+    "xanes": "2 pre-edge peaks",
+    "xps": "4 lines",
+    "xrd": "2 peaks",
+    "exafs": "damped",
+    "linear": "slope x + offset",
+}
+
+
+@pytest.fixture(scope="module")
+def techniques(repository: Path) -> Iterator[dict[str, Any]]:
+    (path,) = (repository / "profiles" / "techniques" / "startup").glob("*.py")
+    loaded = runpy.run_path(str(path))
+    yield loaded
+    for callback in loaded["callbacks"].values():
+        callback.close()
+
+
+@pytest.mark.parametrize("technique", EXPECTED)
+def test_each_technique_has_a_detector_and_a_recipe_that_answer(
+    techniques: dict[str, Any], repository: Path, technique: str
+) -> None:
+    device, axis, points = techniques["scans"][technique]
+    documents: list[tuple[str, Any]] = []
+    scan = list_scan([device], axis, [float(x) for x in points])
+    techniques["RE"](scan, lambda name, doc: documents.append((name, doc)))
+    analysis = Analysis.load(repository / "profiles" / "techniques" / "recipes" / f"{technique}.toml")
+    selection = analysis(dataset_of(collect(documents), analysis))
+    assert selection.best.model.name.startswith(EXPECTED[technique]), selection.verdict
+
+
+def test_a_plan_measures_with_a_technique_and_tells_the_verdict(techniques: dict[str, Any]) -> None:
+    techniques["RE"](techniques["measure"]("linear"))
+    assert techniques["verdicts"]["linear"].startswith("slope x + offset")
