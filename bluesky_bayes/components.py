@@ -22,7 +22,7 @@ import bluesky_bayes.kernels.math as kernel_math
 from bluesky_bayes.dataset import Array
 
 MATH_MODULES = {math: "math", np: "np", kernel_math: "kernel_math"}
-ROLES = ("amplitude", "coefficient", "location", "width", "inverse", "shape")
+ROLES = ("amplitude", "coefficient", "intensity", "floor", "location", "width", "inverse", "shape")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -34,11 +34,12 @@ class Parameter:
     ----------
     name : str
         As users know it (``center``, ``sigma``).
-    role : {"amplitude", "coefficient", "location", "width", "inverse", "shape"}
-        Amplitudes multiply the shape, and so do coefficients, which may be of either sign; locations move with x (they
-        and x share an origin, so that precision is kept far from zero); widths are lengths along x; inverse are those
-        whose reciprocals lie on x, as a rate does for times or a radius for momentum transfers. The role also chooses
-        the default prior.
+    role : {"amplitude", "coefficient", "intensity", "floor", "location", "width", "inverse", "shape"}
+        Amplitudes multiply the shape, and so do coefficients, which may be of either sign, intensities, which may be
+        anything over decades, and floors, which lie among the lowest y; locations move with x (they and x share an
+        origin, so that precision is kept far from zero); widths are lengths along x; inverse are those whose
+        reciprocals lie on x, as a rate does for times or a radius for momentum transfers. The role also chooses the
+        default prior.
     unit : str
         ``"x"``, ``"y"``, ``"1/x^2"``, ``""`` ... in terms of the axes' units.
     """

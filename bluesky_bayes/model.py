@@ -150,8 +150,10 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
 
     Heights are uniform up to one and a half times the range of y, positions uniform over x, widths log-uniform from
     the points' spacing to half of the range of x, inverse lengths log-uniform from 0.3 over the largest to 3 over the
-    smallest size of x that is not zero, constants uniform over y and half its range more on either side
-    (from zero for counts), powers of x normal with the slope that crosses the range. With counting noise y are rates:
+    smallest size of x that is not zero, intensities log-uniform from the smallest positive y to a hundred times the
+    largest, floors uniform up to twice the level that a tenth of the positive y lie below (from minus that level, or
+    from zero for counts), constants uniform over y and half its range more on either side (from zero for counts),
+    powers of x normal with the slope that crosses the range. With counting noise y are rates:
     counts per unit of the noise's exposure.
 
     Raises
@@ -183,6 +185,8 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
         return _power_prior(int(base[1:]), low, height, width)
     if parameter.role == "amplitude":
         return stats.uniform(0.0, 1.5 * height)
+    if parameter.role in ("intensity", "floor"):
+        return _level_prior(name, parameter.role, y, bool(data.counts or isinstance(noise, Poisson)))
     if parameter.role == "location":
         return stats.uniform(float(data.x.min()), width)
     if parameter.role == "width":
@@ -238,6 +242,19 @@ def default_noise_prior(data: Dataset) -> Prior:
             "give noise=Gaussian(sigma) or check the detector"
         )
     return stats.loguniform(1e-6 * spread, 2.0 * spread)
+
+
+def _level_prior(name: str, role: str, y: Array, positive: bool) -> Prior:
+    from scipy import stats
+
+    above = y[y > 0]
+    if above.size == 0:
+        raise ValueError(f"y has no positive values to take a default prior from; give priors={{{name!r}: ...}}")
+    if role == "intensity":
+        return stats.loguniform(float(above.min()), 100.0 * float(above.max()))
+    tenth = float(np.quantile(above, 0.1))
+    low = 0.0 if positive else -tenth
+    return stats.uniform(low, 2.0 * tenth - low)
 
 
 def _power_prior(degree: int, low: float, height: float, width: float) -> Prior:

@@ -6,8 +6,9 @@ from bluesky_bayes.families.mossbauer import mossbauer, mossbauer_classes
 from bluesky_bayes.families.own import own
 from bluesky_bayes.families.peaks import peaks
 from bluesky_bayes.families.relaxation import relaxation
+from bluesky_bayes.families.saxs import saxs
 from bluesky_bayes.families.xanes import xanes
 from bluesky_bayes.families.xps import xps
 from bluesky_bayes.families.xrd import xrd
 
-__all__ = ["exafs", "linear", "mossbauer", "mossbauer_classes", "own", "peaks", "relaxation", "xanes", "xps", "xrd"]
+__all__ = ["exafs", "linear", "mossbauer", "mossbauer_classes", "own", "peaks", "relaxation", "saxs", "xanes", "xps", "xrd"]
