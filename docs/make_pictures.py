@@ -30,6 +30,8 @@ from bluesky_bayes.families.xps import pet
 from bluesky_bayes.families.xrd import transition
 from bluesky_bayes.planner import selection_probability
 from bluesky_bayes.plots import term_curves
+from bluesky_bayes.families import peaks, saxs
+from bluesky_bayes.families.saxs import silica
 from bluesky_bayes.simulated import three_peaks
 from bluesky_bayes.tables import with_error
 
@@ -74,6 +76,17 @@ def xps_answer() -> Selection:
     y = np.random.default_rng(0).poisson(pet(x))
     data = Dataset(x, y, counts=True, origin=Origin(x="binding energy", y="analyser"), units={"x": "eV", "y": "counts"})
     return select(data, xps(counts=[3, 4], shared=["fraction"]), seed=0)
+def silica_figure() -> Figure:
+    """Answer the worked example of docs/families/saxs.md, on logarithmic axes."""
+    q = np.geomspace(0.004, 0.2, 100)
+    counts = np.random.default_rng(1).poisson(silica(q)).astype(np.float64)
+    data = Dataset(q, counts, counts=True, origin=Origin(x="q", y="det"), units={"x": "1/Å", "y": "counts"})
+    shapes = ["sphere", "schulz sphere", "core-shell sphere", "guinier-porod"]
+    figure = select(data, saxs(shapes), seed=0).plot()
+    curve, residual = figure.axes[:2]
+    curve.set(xscale="log", yscale="log", xlim=(0.0035, 0.22), ylim=(1.0, 1.5 * counts.max()))
+    residual.set(xscale="log", xlim=(0.0035, 0.22))
+    return figure
 
 
 def mossbauer_answer() -> Selection:
@@ -240,3 +253,4 @@ if __name__ == "__main__":
     draw(copper_shell_picture(), "exafs")
     write(xps_answer(), "xps")
     draw(splitting_peak().plot("center"), "xrd")
+    draw(silica_figure(), "saxs")

@@ -51,7 +51,8 @@ def of_sasmodels(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **par
     model = core.load_model(name, dtype="double", platform="dll")
     curve: Array = direct.call_kernel(model.make_kernel([Q]), {"background": 0.0, **parameters})
     (forward,) = direct.call_kernel(model.make_kernel([np.array([1e-7])]), {"background": 0.0, **parameters})
-    return curve / forward
+    ratio: Array = curve / forward
+    return ratio
 
 
 WIDE = {"radius_pd_n": 2000, "radius_pd_nsigma": 9}
@@ -71,7 +72,7 @@ WIDE = {"radius_pd_n": 2000, "radius_pd_nsigma": 9}
             {"radius": 100, "radius_pd": 0.1, "radius_pd_type": "lognormal", **WIDE},
         ),
         ("cylinder", (20, 300), "cylinder", {"radius": 20, "length": 300}),
-        ("cylinder", (300, 20), "cylinder", {"radius": 300, "length": 20}),
+        ("cylinder", (100, 20), "cylinder", {"radius": 100, "length": 20}),
         ("guinier-porod", (60, 3.7), "guinier_porod", {"scale": 1, "rg": 60, "s": 0, "porod_exp": 3.7}),
     ],
 )  # fmt: skip
@@ -148,9 +149,9 @@ def smeared(shape: str, **beam: object) -> Component:
 @pytest.mark.parametrize("shape", ["sphere", "cylinder"])
 def test_a_pinhole_beam_is_a_normal_distribution_of_q(shape: str) -> None:
     values = {"sphere": (150.0,), "cylinder": (20.0, 400.0)}[shape]
-    q, spread, relative = np.geomspace(2e-3, 0.05, 12), 1e-3, 0.07
+    q, spread, relative = np.geomspace(2e-3, 0.05, 5), 1e-3, 0.07
     width = np.sqrt(spread**2 + (relative * q) ** 2)
-    t = np.linspace(-7, 7, 1401)
+    t = np.linspace(-7, 7, 351)
     curves = SHAPES[shape](np.abs(q[:, None] + width[:, None] * t), 1.0, *values)
     expected = curves @ stats.norm.pdf(t) / stats.norm.pdf(t).sum()
     found = smeared(shape, pinhole=(spread, relative))(q, 1.0, *values, spread, relative)
@@ -206,7 +207,8 @@ def written(folder: Path, text: str, name: str = "curve.txt") -> Path:
 def test_a_text_file_is_read_with_its_header_units_and_rows_of_no_measurement(tmp_path: Path) -> None:
     data = read_saxs(written(tmp_path, "sample\n<X> <Y> <dY>\n0 -1.#IND 1\n0.1 20 2\n0.2 10 1\n"), q_unit="1/nm")
     np.testing.assert_allclose(data.x, [0.01, 0.02])
-    np.testing.assert_allclose(data.sigma, [2.0, 1.0])
+    assert data.sigma is not None
+    np.testing.assert_allclose(data.sigma, np.array([2.0, 1.0]))
     assert data.units["x"] == "1/Å" and data.origin.y == "curve"
 
 
@@ -266,7 +268,7 @@ def near(selection: Selection, name: str, value: float) -> None:
 
 @pytest.mark.parametrize(("file", "radius"), [("sphere_80.txt", 80.0), ("sphere_60_q0_2.txt", 60.0)])
 def test_a_sphere_is_told_from_all_shapes_with_its_radius(file: str, radius: float, data_folder: Path) -> None:
-    selection = select(read_saxs(data_folder / "saxs" / file, relative=0.01), saxs(), settings=SHORT, threads=1)
+    selection = select(read_saxs(data_folder / "saxs" / file, relative=0.001), saxs(), settings=SHORT, threads=1)
     print(selection.verdict)
     assert selection.best.model.name == "sphere"
     near(selection, "sphere.radius", radius)
@@ -283,7 +285,7 @@ def test_a_cylinder_is_told_from_all_shapes_and_not_trapped_at_a_wrong_length(da
 
 
 def test_hundred_nanometre_spheres_are_told_from_all_shapes(data_folder: Path) -> None:
-    data = read_saxs(data_folder / "saxs" / "100nmSpheresNodQ.txt", relative=0.01)
+    data = read_saxs(data_folder / "saxs" / "100nmSpheresNodQ.txt", relative=0.001)
     selection = select(data, saxs(), settings=LOOK, threads=1)
     assert selection.best.model.name == "sphere"
     near(selection, "sphere.radius", 500.0)
@@ -312,7 +314,7 @@ def test_no_dilute_shape_fits_a_concentrated_sample_and_the_answer_says_so(data_
 def test_populations_of_spheres_are_counted() -> None:
     q = np.geomspace(0.005, 0.3, 120)
     rate = SHAPES["sphere"](q, 3000.0, 90.0) + SHAPES["sphere"](q, 800.0, 35.0) + 4.0
-    data = Dataset(q, np.random.default_rng(3).poisson(rate), counts=True)
+    data = Dataset(q, np.random.default_rng(3).poisson(rate).astype(np.float64), counts=True)
     selection = select(data, saxs("sphere", counts=[1, 2, 3]), settings=SHORT, threads=1)
     assert selection.best.model.name == "2 spheres"
     near(selection, "sphere1.radius", 35.0)
