@@ -7,6 +7,7 @@ compared: what a loaded component runs comes with the package or from the caller
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import os
 import platform
@@ -371,9 +372,11 @@ class UnknownFunctionError(Exception):
 
 
 def _ready_made() -> list[Component]:
-    """Shapes, and components of the families."""
+    """Shapes, and components of the families, alone or in a tuple."""
     homes = [shapes, *(sys.modules[getattr(families, name).__module__] for name in families.__all__)]
-    return [value for home in homes for value in vars(home).values() if isinstance(value, Component)]
+    values = (value for home in homes for value in vars(home).values())
+    each = itertools.chain.from_iterable(value if isinstance(value, tuple) else (value,) for value in values)
+    return [value for value in each if isinstance(value, Component)]
 
 
 def _functions_of(components: Iterable[Component]) -> dict[str, PlainFunction]:

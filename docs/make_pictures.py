@@ -24,14 +24,14 @@ from bluesky_bayes.exact import solve
 from bluesky_bayes.families import exafs, linear, mossbauer, peaks, relaxation, xanes, xps, xrd
 from bluesky_bayes.families.exafs import COPPER, COPPER_PHASE, copper_shell, distance, magnitude
 from bluesky_bayes.families.mossbauer import example
+from bluesky_bayes.families import peaks, relaxation, saxs, xanes, xps
 from bluesky_bayes.families.relaxation import samarium_sulfide
+from bluesky_bayes.families.saxs import silica
 from bluesky_bayes.families.xanes import iron_oxide
 from bluesky_bayes.families.xps import pet
 from bluesky_bayes.families.xrd import transition
 from bluesky_bayes.planner import selection_probability
 from bluesky_bayes.plots import term_curves
-from bluesky_bayes.families import peaks, saxs
-from bluesky_bayes.families.saxs import silica
 from bluesky_bayes.simulated import three_peaks
 from bluesky_bayes.tables import with_error
 
@@ -76,6 +76,8 @@ def xps_answer() -> Selection:
     y = np.random.default_rng(0).poisson(pet(x))
     data = Dataset(x, y, counts=True, origin=Origin(x="binding energy", y="analyser"), units={"x": "eV", "y": "counts"})
     return select(data, xps(counts=[3, 4], shared=["fraction"]), seed=0)
+
+
 def silica_figure() -> Figure:
     """Answer the worked example of docs/families/saxs.md, on logarithmic axes."""
     q = np.geomspace(0.004, 0.2, 100)

@@ -115,11 +115,10 @@ def density(kind: str, r: Array, p: float) -> Array:
 @pytest.mark.parametrize(("p", "accuracy"), [(0.01, 1e-6), (0.1, 1e-6), (0.3, 1e-6), (0.5, 2e-5)])
 def test_polydisperse_spheres_are_integrals_over_their_radii(kind: str, p: float, accuracy: float) -> None:
     x = np.concatenate([np.geomspace(0.01, 100, 40), np.linspace(0.5, 2.0, 20)])
-    low, high = (1e-9, 1 + 40 * p) if kind != "gaussian sphere" else (max(1e-9, 1 - 12 * p), 1 + 14 * p)
-    r = np.linspace(low, high if p < 0.5 else 80.0, 400_001)
+    low, high = (1e-9, 1 + 40 * p) if kind != "gaussian sphere" else (1 - 12 * p, 1 + 14 * p)
+    r = np.linspace(low, high if p < 0.5 else 80.0, 60_000)
     weight = density(kind, r, p) * r**6
-    expected = [np.sum(weight * ball(v * r) ** 2) / np.sum(weight) for v in x]
-    accuracy = max(accuracy, 2e-4 if kind == "gaussian sphere" and p == 0.5 else 0.0)  # radii below zero
+    expected = [np.sum(weight * ball(v * np.abs(r)) ** 2) / np.sum(weight) for v in x]
     np.testing.assert_allclose(SHAPES[kind](x, 1.0, 1.0, p), expected, rtol=accuracy)
 
 
@@ -270,7 +269,7 @@ def near(selection: Selection, name: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("file", "radius", "shapes"),
     [
-        ("sphere_80.txt", 80.0, list(SHAPES)),
+        ("sphere_80.txt", 80.0, [name for name in SHAPES if name != "cylinder"]),
         ("sphere_60_q0_2.txt", 60.0, QUICK_SHAPES),
         ("100nmSpheresNodQ.txt", 500.0, QUICK_SHAPES),
     ],
@@ -330,3 +329,14 @@ def test_truths_lie_anywhere_in_their_posteriors() -> None:
     outcomes = [outcome("saxs", "unknown", seed) for seed in range(32)]
     assert smallest_p(outcomes) > FALSE_ALARM
     assert abs(score(outcomes).deviation) < 3.3
+
+
+def test_an_answer_with_a_smeared_shape_is_saved_and_loaded(tmp_path: Path) -> None:
+    pytest.importorskip("h5netcdf")
+    q = np.geomspace(0.01, 0.2, 30)
+    data = Dataset(q, SHAPES["sphere"](q, 100.0, 50.0) + 5.0, sigma=np.ones_like(q))
+    selection = select(data, saxs(["sphere", "power law"], pinhole=(1e-3, 0.07)), settings=LOOK, threads=1)
+    selection.save(tmp_path / "saxs.nc")
+    loaded = Selection.load(tmp_path / "saxs.nc")
+    assert loaded.names == selection.names
+    assert [p.model.digest for p in loaded.posteriors] == [p.model.digest for p in selection.posteriors]

@@ -177,8 +177,8 @@ def lognormal_sphere(x: float, radius: float, polydispersity: float) -> float:
     s = polydispersity
     m = max(x * radius, 1e-4) * exp(6.0 * s * s)
     far = m * s > 2.5 * exp(5.0 * s)
-    count = 8.0 if far else 18.0 + 5.0 * exp(2.5 * s) * m * s
-    h = 11.5 / count
+    count = 8.0 if far else 30.0 + 5.5 * exp(2.5 * s) * m * s
+    h = 12.0 / count
     total, t = 0.0, -6.4
     for _ in range(int(count)):
         t += h
@@ -451,6 +451,10 @@ def _smeared(name: str, numbers: tuple[str, ...]) -> Component:
     smeared = PlainFunction(f"{beam}_{shape.shape.name}", source + "\n" + text, tuple(sorted(constants.items())))
     parameters = tuple(Parameter(number, "shape", "" if number == "relative" else "x") for number in numbers)
     return replace(shape, parameters=shape.parameters + parameters, shape=smeared)
+
+
+SMEARED = tuple(_smeared(name, beam) for name in SHAPES for beam in (("spread", "relative"), ("height",)))
+"""Every shape in every beam, known by name to files of saved answers."""
 
 
 def pinhole_of(q: npt.ArrayLike, dq: npt.ArrayLike, worst: float = 0.02) -> tuple[float, float]:
