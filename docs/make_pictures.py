@@ -21,10 +21,9 @@ from bluesky_bayes import (
 )
 from bluesky_bayes.dataset import Origin
 from bluesky_bayes.exact import solve
-from bluesky_bayes.families import exafs, linear, mossbauer, peaks, relaxation, xanes, xps, xrd
+from bluesky_bayes.families import exafs, linear, mossbauer, peaks, relaxation, saxs, xanes, xps, xrd
 from bluesky_bayes.families.exafs import COPPER, COPPER_PHASE, copper_shell, distance, magnitude
 from bluesky_bayes.families.mossbauer import example
-from bluesky_bayes.families import peaks, relaxation, saxs, xanes, xps
 from bluesky_bayes.families.relaxation import samarium_sulfide
 from bluesky_bayes.families.saxs import silica
 from bluesky_bayes.families.xanes import iron_oxide

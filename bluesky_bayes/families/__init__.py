@@ -11,4 +11,6 @@ from bluesky_bayes.families.xanes import xanes
 from bluesky_bayes.families.xps import xps
 from bluesky_bayes.families.xrd import xrd
 
-__all__ = ["exafs", "linear", "mossbauer", "mossbauer_classes", "own", "peaks", "relaxation", "saxs", "xanes", "xps", "xrd"]
+__all__ = [
+    "exafs", "linear", "mossbauer", "mossbauer_classes", "own", "peaks", "relaxation", "saxs", "xanes", "xps", "xrd",
+]  # fmt: skip
