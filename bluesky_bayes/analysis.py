@@ -38,6 +38,8 @@ class Analysis:
         Stream that holds the fields.
     sigma, exposure : str or None
         Fields that hold each point's standard deviation, or its counting time or monitor.
+    i0 : str or None
+        Field that holds the intensity before the sample: y becomes the absorption ``ln(i0 / y)``.
     subtract : float
         Subtracted from every y before anything else (a dark level).
     patterns : {"sum", "each"}, optional
@@ -55,6 +57,7 @@ class Analysis:
     stream: str = "primary"
     sigma: str | None = None
     exposure: str | None = None
+    i0: str | None = None
     subtract: float = 0.0
     patterns: str | None = None
     seed: int = 0
@@ -64,6 +67,8 @@ class Analysis:
         """Check the choice."""
         if self.patterns not in (None, "sum", "each"):
             raise ValueError(f"patterns must be 'sum', 'each' or left out; got {self.patterns!r}")
+        if self.i0 and isinstance(self.noise, Poisson):
+            raise ValueError("an absorption ln(i0 / y) is no count: leave the noise out or give Gaussian noise")
 
     def __call__(self, data: Dataset) -> Selection:
         """Answer the question for one data set; the answer carries no chains, so that many of them stay small."""
@@ -120,7 +125,7 @@ class Analysis:
                 "recipe has no [candidates]; for example family = 'peaks', shape = 'gaussian', counts = [0, 1, 2]"
             )
         data, sampling = dict(table.get("data", {})), dict(table.get("sampling", {}))
-        _check_keys("data", data, ("x", "y", "stream", "sigma", "exposure", "subtract", "patterns"))
+        _check_keys("data", data, ("x", "y", "stream", "sigma", "exposure", "i0", "subtract", "patterns"))
         _check_keys("sampling", sampling, ("seed", *(f.name for f in fields(Settings))))
         seed = int(sampling.pop("seed", 0))
         noise = _noise_from(table["noise"]) if "noise" in table else None
@@ -156,7 +161,7 @@ class Analysis:
     def digest(self) -> str:
         """SHA-256 of all that gives the analysis its meaning, 64 hexadecimal digits."""
         content = {
-            "fields": [self.x, self.y, self.stream, self.sigma, self.exposure, self.subtract, self.patterns],
+            "fields": [self.x, self.y, self.stream, self.sigma, self.exposure, self.i0, self.subtract, self.patterns],
             "candidates": self.candidates.digest,
             "noise": _noise_table(self.noise) if self.noise is not None else None,
             "sampling": self._sampling(),

@@ -298,8 +298,27 @@ def datasets_of(run: CollectedRun, analysis: Analysis) -> list[Dataset]:
         return _pattern_datasets(run, analysis, stream, y)
     x = analysis.x or _scanned(run, stream)
     sigma, exposure = (_values(run, stream, name) if name else None for name in (analysis.sigma, analysis.exposure))
-    columns = _values(run, stream, x), _values(run, stream, y) - analysis.subtract
-    return [_dataset(run, analysis, (x, y), columns, sigma, exposure)]
+    before = [_values(run, stream, analysis.i0)] if analysis.i0 else []
+    (measured,) = _measurements(run, analysis, y, [_values(run, stream, y)], before)
+    return [_dataset(run, analysis, (x, y), (_values(run, stream, x), measured), sigma, exposure)]
+
+
+def _measurements(
+    run: CollectedRun, analysis: Analysis, y: str, values: Sequence[Array], before: Sequence[Array]
+) -> list[Array]:
+    """What is analysed of measured values: less a dark level, and ln(i0 / y) where the intensity before is known."""
+    measured = [each - analysis.subtract for each in values]
+    if not analysis.i0:
+        return measured
+    for name, columns in ((y, measured), (analysis.i0, before)):
+        for column in columns:
+            bad = np.flatnonzero(~(column > 0))
+            if bad.size:
+                raise ValueError(
+                    f"{name!r} of {run.label} is {column[bad[0]]:g} at point {bad[0]}, and an absorption "
+                    "ln(i0 / y) needs positive intensities; check the dark level, or cut the range"
+                )
+    return [np.log(i0 / it) for i0, it in zip(before, measured, strict=True)]
 
 
 def _dataset(
@@ -312,7 +331,9 @@ def _dataset(
     events: tuple[int, ...] = (),
 ) -> Dataset:
     stream, (x, y) = analysis.stream, fields
-    units = {"x": _unit(run, stream, x), "y": _unit(run, stream, y)}
+    units = {"x": _unit(run, stream, x), "y": "" if analysis.i0 else _unit(run, stream, y)}
+    if analysis.i0:
+        y = f"ln({analysis.i0} / {y})"
     return Dataset(
         *columns,
         sigma=sigma,
@@ -333,7 +354,9 @@ def _pattern_datasets(run: CollectedRun, analysis: Analysis, stream: str, y: str
         at = [pattern.size for pattern in patterns].index(0) + 1
         raise NothingToAnalyseError(f"field {y!r} of {run.label} holds no pattern in event {at}")
     x, axes = _axes(run, analysis, stream, [pattern.size for pattern in patterns])
-    measured = [pattern - analysis.subtract for pattern in patterns]
+    measured = _measurements(
+        run, analysis, y, patterns, [i0 for i0 in _beside(run, stream, analysis.i0, patterns) if i0 is not None]
+    )
     sigma, exposure = (_beside(run, stream, name, patterns) for name in (analysis.sigma, analysis.exposure))
     if (analysis.patterns or ("each" if _scanned_fields(run, stream) else "sum")) == "each":
         rows = zip(axes, measured, sigma, exposure, strict=True)

@@ -105,7 +105,7 @@ def test_options_replace_parts_of_a_recipe(scan_file: Path, tmp_path: Path, monk
         (("--counts", "many"), "--counts must be a range such as 0:4 or a list such as 0,1,2; got 'many'"),
         (("--noise", "loud"), "--noise must be poisson, gaussian, student-t or a number; got 'loud'"),
         (("--shape", "square"), "shape must be one of 'gaussian', 'lorentzian', 'pseudo-voigt'"),
-        (("--family", "faces"), "recipe [candidates] names family 'faces'; there are own, peaks"),
+        (("--family", "faces"), "recipe [candidates] names family 'faces'; there are "),
         (("--noise", "-1"), "sigma of Gaussian noise must be positive; got -1.0"),
         (("--save-recipe", "/no/such/folder/recipe.toml"), "/no/such/folder/recipe.toml: No such file or directory"),
     ],

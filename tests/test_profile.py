@@ -81,7 +81,8 @@ def test_each_technique_has_a_detector_and_a_recipe_that_answer(
 ) -> None:
     device, axis, points = techniques["scans"][technique]
     documents: list[tuple[str, Any]] = []
-    scan = list_scan([device], axis, [float(x) for x in points])
+    plan: Any = list_scan
+    scan = plan([device], axis, [float(x) for x in points])
     techniques["RE"](scan, lambda name, doc: documents.append((name, doc)))
     analysis = Analysis.load(repository / "profiles" / "techniques" / "recipes" / f"{technique}.toml")
     selection = analysis(dataset_of(collect(documents), analysis))

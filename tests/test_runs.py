@@ -252,6 +252,27 @@ def pattern_run(patterns: Sequence[Any], scanned: bool = False, **fields: Sequen
     return collect([*documents, ("stop", run.compose_stop())])
 
 
+def test_an_absorption_is_the_logarithm_of_the_intensity_before_over_that_behind() -> None:
+    documents = fakes.scan_documents()
+    asked = analysis(x="motor", y="det", i0="motor", subtract=-1.0)
+    with pytest.raises(ValueError, match=r"'motor' of run .* is 0 at point 0, and an absorption .* positive"):
+        dataset_of(collect(documents), asked)
+    with pytest.raises(ValueError, match="is no count"):
+        analysis(i0="motor", noise=Poisson())
+    run = pattern_run([[1.0, 2, 3, 4]], before=[[2.0, 4, 6, 8]])
+    (data,) = datasets_of(run, analysis(y="mca", i0="before"))
+    assert np.allclose(data.y, math.log(2.0))
+    assert data.origin.y == "ln(before / mca)"
+
+
+def test_the_edge_of_iridium_is_found_in_a_run_from_a_beamline(data_folder: Path) -> None:
+    run = collect(read_jsonl(beamline_run(data_folder, "287_qxscan")))
+    data = dataset_of(run, analysis(x="monochromator_energy", y="Ion Ch 5", i0="Ion Ch 4"))
+    steepest = data.x[:-1][np.argmax(np.diff(data.y) / np.diff(data.x))]
+    assert abs(steepest - 12.826) < 0.002
+    assert data.units == {"x": "keV"}
+
+
 REPEATS = [[1.0, 2, 3, 4], [10, 20, 30, 40]]
 
 
