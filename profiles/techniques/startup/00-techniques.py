@@ -42,7 +42,7 @@ if "callbacks" not in globals():
     analyser = detector(binding_energy, "analyser", pet)
     diffraction = detector(two_theta, "diffraction", lambda x: transition(x, 150))
     chi = detector(k, "chi", copper_shell, noise=0.001)
-    chamber = detector(flux, "chamber", lambda x: 0.35 * x + 0.06, noise=0.05)
+    chamber = detector(flux, "chamber", lambda x: 0.35 * x + 0.2, noise=0.05)
 
     scans = {
         "relaxation": (nmr, delay, np.geomspace(1e-4, 10, 41)),
