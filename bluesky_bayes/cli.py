@@ -38,6 +38,9 @@ def bluesky_bayes() -> None:
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="One scan and fewer models: done within a minute.")] = False,
     output: Annotated[Path, typer.Option(help="Folder for the picture.", file_okay=False)] = Path(),
+    technique: Annotated[
+        str | None, typer.Option(help="Another measurement than three peaks: relaxation, mossbauer, saxs, xanes ...")
+    ] = None,
 ) -> None:
     """Show it all at work on simulated scans, with a Tiled server of its own.
 
@@ -48,7 +51,7 @@ def demo(
 
         from bluesky_bayes.demo import run_demo
 
-        run_demo(Console(), output, quick=quick)
+        run_demo(Console(), output, quick=quick, technique=technique)
 
 
 @app.command()

@@ -8,9 +8,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from bluesky_bayes import techniques
 from bluesky_bayes.analysis import Analysis
 from bluesky_bayes.noise import Gaussian
 from bluesky_bayes.servers import PROCESSED, RAW, embedded_tiled
+from bluesky_bayes.simulated import three_peaks
+from bluesky_bayes.techniques import Technique
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +23,11 @@ if TYPE_CHECKING:
     from bluesky_bayes.callbacks import BayesCallback
 
 PICTURE = "bluesky-bayes-demo.png"
-FIRST_X, LAST_X, N_POINTS = 0.0, 3.0, 301
 NOISE, SEED = 0.1, 2
+THREE_PEAKS = Technique(
+    "motor", "spectrum", three_peaks, np.linspace(0.0, 3.0, 301), NOISE,
+    "3 peaks; these priors let a small one more hide among them",
+)  # fmt: skip
 IN_A_PROFILE = """\
 from bluesky_bayes import Analysis
 from bluesky_bayes.callbacks import BayesCallback
@@ -31,8 +39,8 @@ RE.subscribe(bayes)
 selection = bayes.result(uid, timeout=60)"""
 
 
-def run_demo(console: Console, folder: Path, *, quick: bool = False) -> Path:
-    """Scan a simulated spectrum of three peaks and show, step by step, what becomes of it.
+def run_demo(console: Console, folder: Path, *, quick: bool = False, technique: str | None = None) -> Path:
+    """Scan a simulated spectrum of three peaks, or another sample, and show, step by step, what becomes of it.
 
     Parameters
     ----------
@@ -42,6 +50,8 @@ def run_demo(console: Console, folder: Path, *, quick: bool = False) -> Path:
         Where the picture goes.
     quick : bool
         One scan and fewer models.
+    technique : str, optional
+        One of `bluesky_bayes.techniques`.
 
     Returns
     -------
@@ -54,13 +64,15 @@ def run_demo(console: Console, folder: Path, *, quick: bool = False) -> Path:
     writers: list[Callable[[str, Any], object]] = []
     with ExitStack() as stack:
         # The worker compiles its kernels while the server starts, so where results go is known only later.
-        analysis = demo_analysis(range(1, 5) if quick else range(6))
+        shown, analysis = THREE_PEAKS, demo_analysis(range(1, 5) if quick else range(6))
+        if technique is not None:
+            analysis, shown = techniques.analysis(technique), techniques.TECHNIQUES[technique]
         bayes = stack.enter_context(BayesCallback(analysis, publish=lambda name, doc: writers[0](name, doc)))
         with step(console, "Starting a Tiled server (kernels are compiled meanwhile)"):
             client = stack.enter_context(embedded_tiled())
             writers.append(_writer(client[PROCESSED]))
-        uids = acquire(console, bayes, client[RAW], n_scans=1 if quick else 2)
-        picture = show(console, bayes, uids[0], folder)
+        uids = acquire(console, bayes, client[RAW], shown, n_scans=1 if quick else 2)
+        picture = show(console, bayes, uids[0], folder, shown)
         read_back(console, bayes, client[PROCESSED], uids)
     console.print(f"\nAll of it took {time.perf_counter() - started:.0f} s. The picture is {picture}", soft_wrap=True)
     console.print("In your own profile, with your RunEngine, detector and motor:\n")
@@ -83,16 +95,14 @@ def demo_analysis(counts: Iterable[int]) -> Analysis:
     return Analysis(candidates, x="motor", y="spectrum", noise=Gaussian(NOISE))
 
 
-def acquire(console: Console, bayes: BayesCallback, raw: Any, n_scans: int) -> list[str]:
+def acquire(console: Console, bayes: BayesCallback, raw: Any, shown: Technique, n_scans: int) -> list[str]:
     """Scan, with the analysis and a writer of the raw data subscribed; gives the runs' uids."""
     from bluesky import RunEngine
     from bluesky.callbacks.buffer import BufferingWrapper
-    from bluesky.plans import scan
-    from ophyd.sim import motor
+    from bluesky.plans import list_scan
 
-    from bluesky_bayes.simulated import spectrum
-
-    detector = spectrum(motor, noise=NOISE, seed=SEED)
+    detector, axis = shown.devices(SEED)
+    plan: Any = list_scan
     run_engine = RunEngine({})
     raw_writer = BufferingWrapper(_writer(raw))
     for callback in (raw_writer, bayes):
@@ -100,20 +110,20 @@ def acquire(console: Console, bayes: BayesCallback, raw: Any, n_scans: int) -> l
     uids: list[str] = []
     for n in range(1, n_scans + 1):
         beside = " while scan 1 is analysed" if n == 2 else ""
-        with step(console, f"Scan {n}: {N_POINTS} points{beside}"):
-            made = run_engine(scan([detector], motor, FIRST_X, LAST_X, N_POINTS))
+        with step(console, f"Scan {n}: {shown.points.size} points{beside}"):
+            made = run_engine(plan([detector], axis, shown.points.tolist()))
             assert isinstance(made, tuple)
             uids += made
     raw_writer.shutdown()
     return uids
 
 
-def show(console: Console, bayes: BayesCallback, uid: str, folder: Path) -> Path:
+def show(console: Console, bayes: BayesCallback, uid: str, folder: Path, shown: Technique) -> Path:
     """Print a run's answer and draw it; gives the picture."""
     with step(console, "Analysing scan 1 in the worker process"):
         selection = bayes.result(uid)
     console.print(selection.summary())
-    console.print("(The spectrum was simulated with 3 peaks; these priors let a small one more hide among them.)\n")
+    console.print(f"(Simulated: {shown.truth}.)\n")
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / PICTURE
     with step(console, "Drawing"):

@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bluesky.plans import list_scan
-
-from bluesky_bayes import Analysis
-from bluesky_bayes.callbacks.runs import collect, dataset_of
 
 SECONDS = 300.0
 
@@ -54,18 +50,6 @@ def test_the_queueserver_finds_its_plan_and_devices(startup: Path) -> None:
     assert {"motor", "spectrum"} <= set(devices)
 
 
-EXPECTED = {
-    "relaxation": "2 exponentials",
-    "mossbauer": "1 doublet + 1 sextet",
-    "saxs": "schulz sphere",
-    "xanes": "2 pre-edge peaks",
-    "xps": "4 lines",
-    "xrd": "2 peaks",
-    "exafs": "damped",
-    "linear": "slope x + offset",
-}
-
-
 @pytest.fixture(scope="module")
 def techniques(repository: Path) -> Iterator[dict[str, Any]]:
     (path,) = (repository / "profiles" / "techniques" / "startup").glob("*.py")
@@ -73,20 +57,6 @@ def techniques(repository: Path) -> Iterator[dict[str, Any]]:
     yield loaded
     for callback in loaded["callbacks"].values():
         callback.close()
-
-
-@pytest.mark.parametrize("technique", EXPECTED)
-def test_each_technique_has_a_detector_and_a_recipe_that_answer(
-    techniques: dict[str, Any], repository: Path, technique: str
-) -> None:
-    device, axis, points = techniques["scans"][technique]
-    documents: list[tuple[str, Any]] = []
-    plan: Any = list_scan
-    scan = plan([device], axis, [float(x) for x in points])
-    techniques["RE"](scan, lambda name, doc: documents.append((name, doc)))
-    analysis = Analysis.load(repository / "profiles" / "techniques" / "recipes" / f"{technique}.toml")
-    selection = analysis(dataset_of(collect(documents), analysis))
-    assert selection.best.model.name.startswith(EXPECTED[technique]), selection.verdict
 
 
 def test_a_plan_measures_with_a_technique_and_tells_the_verdict(techniques: dict[str, Any]) -> None:
