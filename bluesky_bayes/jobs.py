@@ -8,9 +8,10 @@ after round, until the evidence is sure.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -273,12 +274,25 @@ class Crew:
     """Threads for jobs, and for pieces of a job that waits for them: `threads` of each, so that none waits in vain."""
 
     def __init__(self, threads: int) -> None:
+        self.threads, self.left = threads, 0
         self.jobs = ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes")
-        self.pieces = ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes-pieces") if threads > 1 else None
+        self.pieces = ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes-pieces")
+        self._lock = threading.Lock()
+
+    def work(self, function: Callable[..., object], *arguments: Sequence[Any]) -> None:
+        """Do jobs side by side."""
+        self.left = len(arguments[0])
+
+        def counted(*values: Any) -> None:
+            function(*values)
+            with self._lock:
+                self.left -= 1
+
+        list(self.jobs.map(counted, *arguments))
 
     def spread(self, function: Callable[[int], Any], numbers: Iterable[int]) -> Iterable[Any]:
-        """Do the pieces of a job side by side."""
-        return map(function, numbers) if self.pieces is None else self.pieces.map(function, numbers)
+        """Do the pieces of a job side by side where fewer jobs than threads are left."""
+        return map(function, numbers) if self.left >= self.threads else self.pieces.map(function, numbers)
 
     def __enter__(self) -> Self:
         """Enter a context that ends the threads."""
@@ -287,8 +301,7 @@ class Crew:
     def __exit__(self, *exception: object) -> None:
         """End the threads."""
         self.jobs.shutdown()
-        if self.pieces is not None:
-            self.pieces.shutdown()
+        self.pieces.shutdown()
 
 
 def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, crew: Crew, looks: bool) -> Iterator[None]:
@@ -297,18 +310,18 @@ def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, crew: Crew,
     Each question is a list of models to choose from: those in question go on until they are sure or time is up. The
     number of threads changes no result. With `looks` the first answer is that of a few particles.
     """
-    begun, executor = time.perf_counter(), crew.jobs
+    begun = time.perf_counter()
     jobs = sorted((job for question in questions for job in question), key=lambda job: -job.cost)
     for job in jobs:
         job.spread = crew.spread
     new = [job for job in jobs if not job.states]
     if new and looks:
-        list(executor.map(Job.look, new))
+        crew.work(Job.look, new)
         yield
-    list(executor.map(Job.prepare, new))
+    crew.work(Job.prepare, new)
     work = [(job, settings.sweeps) for job in new] or _unsure(questions)
     while work:
-        _round(work, executor)
+        _round(work, crew)
         yield
         spent = time.perf_counter() - begun
         work = _unsure(questions) if settings.budget is None or spent < settings.budget else []
@@ -320,13 +333,13 @@ def _unsure(questions: Sequence[Sequence[Job]]) -> list[tuple[Job, int]]:
     return [(job, job.wanted) for job in unsure if job.wanted > 0]
 
 
-def _round(work: Sequence[tuple[Job, int]], executor: Executor) -> None:
+def _round(work: Sequence[tuple[Job, int]], crew: Crew) -> None:
     """Run all chains of some (job, sweeps), and let each job take what its chains gave."""
     first = sorted(work, key=lambda entry: -entry[0].cost * entry[1])
     entries = [(job, chain, length) for job, length in first for chain in range(job.settings.chains)]
-    results = list(executor.map(lambda entry: entry[0].step(*entry[1:]), entries))
+    results = list(crew.jobs.map(lambda entry: entry[0].step(*entry[1:]), entries))
     given = [[r for r, entry in zip(results, entries, strict=True) if entry[0] is job] for job, _ in work]
-    list(executor.map(Job.take, (job for job, _ in work), given))
+    crew.work(Job.take, [job for job, _ in work], given)
 
 
 def _in_question(question: Sequence[Job]) -> list[Job]:
