@@ -144,27 +144,32 @@ def erfcx(y: Any) -> Any:
 
 
 def faddeeva(x: Any, y: Any) -> Any:
-    """Real part of w(x + i y) for y from 0 up, to 2e-7 of w(i y): Weideman, SIAM J. Numer. Anal. 31, 1497 (1994)."""
+    """Real part of w(x + i y) for y from 0 up, to 2e-7 of w(i y): Weideman, SIAM J. Numer. Anal. 31, 1497 (1994).
+
+    The polynomial has real coefficients, so that it is divided by the real quadratic of the roots c + i d and c - i d.
+    """
     above = WEIDEMAN + y
     inverse = 1.0 / (above * above + x * x)
     a, b = above * inverse, x * inverse
     c, d = (WEIDEMAN - y) * a - x * b, 2.0 * WEIDEMAN * b
-    p, q = 9.939322536e-07 * c + 3.981287575e-06, 9.939322536e-07 * d
-    p, q = p * c - q * d - 5.584233411e-06, p * d + q * c
-    p, q = p * c - q * d - 2.734640462e-05, p * d + q * c
-    p, q = p * c - q * d + 2.170986793e-05, p * d + q * c
-    p, q = p * c - q * d + 0.000210710564, p * d + q * c
-    p, q = p * c - q * d + 8.703158428e-05, p * d + q * c
-    p, q = p * c - q * d - 0.00152765974, p * d + q * c
-    p, q = p * c - q * d - 0.003881015189, p * d + q * c
-    p, q = p * c - q * d + 0.003682567317, p * d + q * c
-    p, q = p * c - q * d + 0.05182240243, p * d + q * c
-    p, q = p * c - q * d + 0.1912417267, p * d + q * c
-    p, q = p * c - q * d + 0.4692909009, p * d + q * c
-    p, q = p * c - q * d + 0.8864478302, p * d + q * c
-    p, q = p * c - q * d + 1.362240822, p * d + q * c
-    p, q = p * c - q * d + 1.748395886, p * d + q * c
-    return 2.0 * (p * (a * a - b * b) - 2.0 * q * (a * b)) + INVERSE_ROOT_PI * a
+    t, m = 2.0 * c, c * c + d * d
+    q = 9.939322536e-07
+    p = 3.981287575e-06 + t * q
+    q = t * p - m * q - 5.584233411e-06
+    p = t * q - m * p - 2.734640462e-05
+    q = t * p - m * q + 2.170986793e-05
+    p = t * q - m * p + 0.000210710564
+    q = t * p - m * q + 8.703158428e-05
+    p = t * q - m * p - 0.00152765974
+    q = t * p - m * q - 0.003881015189
+    p = t * q - m * p + 0.003682567317
+    q = t * p - m * q + 0.05182240243
+    p = t * q - m * p + 0.1912417267
+    q = t * p - m * q + 0.4692909009
+    p = t * q - m * p + 0.8864478302
+    q = t * p - m * q + 1.362240822
+    p = c * q - m * p + 1.748395886
+    return 2.0 * (p * (a * a - b * b) - 2.0 * (d * q) * (a * b)) + INVERSE_ROOT_PI * a
 
 
 def _voigt_area(amplitude: Any, center: Any, sigma: Any, gamma: Any) -> Any:

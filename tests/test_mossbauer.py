@@ -16,7 +16,6 @@ from bluesky_bayes.families.mossbauer import (
     LINES,
     POWDER,
     doublet,
-    faddeeva,
     magnetic_classes,
     sextet,
     singlet,
@@ -34,6 +33,7 @@ from bluesky_bayes.readers.mossbauer import (
     read_counts,
     spectrum,
 )
+from bluesky_bayes.shapes import faddeeva
 
 CALIBRATED = Family(
     np.linspace(-6.0, 6.0, 49),

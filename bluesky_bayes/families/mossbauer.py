@@ -20,6 +20,7 @@ from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import softmax
 from bluesky_bayes.model import Model, Slot
 from bluesky_bayes.recipes import recipe_of
+from bluesky_bayes.shapes import ROOT_2, faddeeva
 
 if TYPE_CHECKING:
     from bluesky_bayes.selection import Selection
@@ -50,36 +51,8 @@ PRIORS: dict[str, Any] = {
 line is narrower than nature's. Fields below 15 T are left out: broad sextets of a small field look like doublets, and
 the other way round. Line 2 has four thirds of line 1's area where all moments lie across the beam."""
 
-ROOT_2, ROOT_PI = math.sqrt(2.0), math.sqrt(math.pi)
+ROOT_PI = math.sqrt(math.pi)
 NARROWEST = 1e-3
-L = 2.912950630243941
-A0, A1, A2, A3 = 1.476710773398823, 1.0626563896586882, 0.59494517811344, 0.24102240935797403
-A4, A5, A6, A7 = 0.05596741437747976, -0.003128205383971572, -0.006939889776349402, -0.001171132875716907
-A8, A9, A10, A11 = 0.0007141208737862689, 0.0002491848089193403, -9.01094743247834e-05, -4.240043104699239e-05
-
-
-def faddeeva(x: Any, y: Any) -> Any:
-    """Real part of w(x + iy) for y >= 0, to 5e-6 of its peak at x = 0.
-
-    Weideman, SIAM J. Numer. Anal. 31, 1497 (1994), with 12 terms. The polynomial of a complex number has real
-    coefficients, so that it is divided by a real quadratic.
-    """
-    d = 1.0 / ((L + y) * (L + y) + x * x)
-    re, im = (L * L - y * y - x * x) * d, 2.0 * L * x * d
-    t, m = 2.0 * re, re * re + im * im
-    b10 = A10 + t * A11
-    b9 = A9 + t * b10 - m * A11
-    b8 = A8 + t * b9 - m * b10
-    b7 = A7 + t * b8 - m * b9
-    b6 = A6 + t * b7 - m * b8
-    b5 = A5 + t * b6 - m * b7
-    b4 = A4 + t * b5 - m * b6
-    b3 = A3 + t * b4 - m * b5
-    b2 = A2 + t * b3 - m * b4
-    b1 = A1 + t * b2 - m * b3
-    p = A0 + re * b1 - m * b2
-    u, v = (L + y) * d, x * d
-    return 2.0 * (p * (u * u - v * v) - 2.0 * im * b1 * u * v) + u / ROOT_PI
 
 
 def blur(sigma: Any, width: Any) -> Any:

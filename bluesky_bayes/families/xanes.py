@@ -12,11 +12,10 @@ import numpy.typing as npt
 from bluesky_bayes.candidates import Candidates, Kind, combinations
 from bluesky_bayes.components import component
 from bluesky_bayes.dataset import Array
-from bluesky_bayes.kernels.math import exp
 from bluesky_bayes.posterior import Summary, summarise
 from bluesky_bayes.priors import Prior
 from bluesky_bayes.recipes import recipe_of
-from bluesky_bayes.shapes import FWHM, gaussian, lorentzian
+from bluesky_bayes.shapes import FWHM, arctan, erfc, gaussian, lorentzian
 
 if TYPE_CHECKING:
     from bluesky_bayes.selection import Selection
@@ -30,25 +29,16 @@ ERF_SCALE = FWHM / math.sqrt(2.0)
 EDGE_ROLES = {"e0": "location", "width": "width"}
 
 
-def erf(u: float) -> float:
-    """Error function, to within 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26."""
-    a = abs(u)
-    t = 1.0 / (1.0 + 0.3275911 * a)
-    p = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t
-    tail = p * exp(-a * a)
-    return 1.0 - tail if u > 0.0 else tail - 1.0
-
-
 @component(name="edge", amplitude="step", roles=EDGE_ROLES, sort_by="e0")
 def arctan_edge(x: float, e0: float, width: float) -> float:
     """Arctangent: 1/2 + arctan(2 (x - e0) / width) / pi; its slope is a Lorentzian of full width `width`."""
-    return 0.5 + math.atan(2.0 * (x - e0) / width) / math.pi
+    return 0.5 + arctan(2.0 * (x - e0) / width) / math.pi
 
 
 @component(name="edge", amplitude="step", roles=EDGE_ROLES, sort_by="e0")
 def erf_edge(x: float, e0: float, width: float) -> float:
     """Error function: (1 + erf(u)) / 2; its slope is a Gaussian of full width at half maximum `width`."""
-    return 0.5 + 0.5 * erf(ERF_SCALE * (x - e0) / width)
+    return 0.5 * erfc(ERF_SCALE * (e0 - x) / width)
 
 
 EDGES = {"arctan": arctan_edge, "erf": erf_edge}
