@@ -9,10 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bluesky_bayes.evidence import softmax
-from bluesky_bayes.selection import Selection
-
-ERRORS_CLEAR = 3.0
-"""Standard errors of the evidence by which a model must be ahead of every other."""
+from bluesky_bayes.selection import CLEAR, Selection
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def decide(selections: Sequence[Selection], probability: float = 0.95) -> Decisi
     p = softmax(score)
     best = int(np.argmax(p))
     others = np.arange(p.size) != best
-    clear = np.all(score[best] - score[others] > ERRORS_CLEAR * np.hypot(error[best], error[others]))
+    clear = np.all(score[best] - score[others] > CLEAR * np.hypot(error[best], error[others]))
     model, chance = first.names[best], float(p[best])
     what = f"{model} (p = {chance:.3f} after {len(selections)} {'scan' if len(selections) == 1 else 'scans'})"
     if warnings := [warning for selection in selections for warning in selection.warnings]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 TIE = 3.0
 """Difference in log evidence (nats) below which two models count as a tie."""
+CLEAR = 3.0
+"""Standard errors of the evidence by which a model must be ahead of every other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +149,7 @@ class Selection:
         errors of the evidence, and no check fails.
         """
         gaps, errors = self._gaps()
-        clear = bool(np.all(gaps > 3.0 * errors))
+        clear = bool(np.all(gaps > CLEAR * errors))
         return bool(self.probabilities[self.best_index] > probability) and clear and self.trustworthy
 
     @property
@@ -156,7 +158,7 @@ class Selection:
         score = self.log_evidence + np.log(self.prior_probabilities)
         errors = np.hypot(self.log_evidence_error, self.log_evidence_error[self.best_index])
         errors[self.best_index] = 0.0
-        tied = score.max() - score <= np.maximum(TIE, 3.0 * errors)
+        tied = score.max() - score <= np.maximum(TIE, CLEAR * errors)
         return tuple(name for name, t in zip(self.names, tied, strict=True) if t)
 
     @property
