@@ -1,0 +1,381 @@
+"""Phase search: libraries, patterns, the model and its slopes, and answers to simulated and measured mixtures."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gemmi")
+
+from bluesky_bayes import phases
+from bluesky_bayes.phases import Library, Pattern, Radiation, Structure, read_pattern, search
+from bluesky_bayes.phases.fitting import Beliefs, Fitter
+from bluesky_bayes.phases.forward import curve, groups_of, lines_of, render
+from bluesky_bayes.phases.library import Source
+from bluesky_bayes.phases.patterns import even
+from bluesky_bayes.phases.simulated import EXAMPLES, cif_text, example_library, simulate
+from bluesky_bayes.phases.structures import lattice_of, structures_in
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """A cache of structures that this module has to itself."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bluesky_bayes.phases.library.user_cache_path", lambda *_: folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def library(cache: Path) -> Library:
+    return example_library()
+
+
+@pytest.fixture(scope="module")
+def by_name(library: Library) -> dict[str, Structure]:
+    return {structure.name: structure for structure in library}
+
+
+def test_public_names_are_these() -> None:
+    assert phases.__all__ == [
+        "Beliefs",
+        "Library",
+        "Line",
+        "Pattern",
+        "Phase",
+        "PhaseSelection",
+        "Radiation",
+        "Structure",
+        "read_pattern",
+        "search",
+    ]
+
+
+def test_reflections_of_rutile_are_those_of_the_powder_file(by_name: dict[str, Structure]) -> None:
+    rutile = by_name["rutile"]
+    angles = 2.0 * np.degrees(np.arcsin(0.5 * 1.540593 * rutile.q))
+    strength = rutile.power * Radiation.of("CuKa1").lorentz_polarisation(rutile.q)
+    strength *= 100.0 / strength.max()
+    # PDF 21-1276: 27.45 (100), 36.09 (50), 41.23 (25), 54.32 (60), 56.64 (20).
+    for angle, expected in ((27.45, 100), (36.09, 50), (41.23, 25), (54.32, 60), (56.64, 20)):
+        line = np.argmin(np.abs(angles - angle))
+        assert abs(angles[line] - angle) < 0.03
+        assert abs(strength[line] - expected) < 12
+
+
+def test_examples_have_the_formulas_of_the_minerals(by_name: dict[str, Structure]) -> None:
+    formulas = {name: structure.formula for name, structure in by_name.items()}
+    assert formulas["rutile"] == formulas["anatase"] == "TiO2"
+    assert (formulas["quartz"], formulas["calcite"], formulas["corundum"]) == ("SiO2", "CaCO3", "Al2O3")
+    assert (formulas["magnetite"], formulas["halite"], formulas["silicon"]) == ("Fe3O4", "NaCl", "Si")
+    assert len(formulas) == len(EXAMPLES)
+
+
+def test_intensities_agree_with_pymatgen() -> None:
+    """pymatgen has other scattering factors and no resonant part: a few per cent."""
+    pytest.importorskip("pymatgen.core")
+    from pymatgen.analysis.diffraction.xrd import XRDCalculator
+    from pymatgen.core import Lattice
+    from pymatgen.core import Structure as Crystal
+
+    places = [[0, 0, 0], [0.5, 0.5, 0.5], *([x, y, z] for x, y, z in _rutile_oxygen(0.3053))]
+    crystal = Crystal(Lattice.tetragonal(4.594, 2.959), ["Ti", "Ti", "O", "O", "O", "O"], places)
+    theirs = XRDCalculator(1.540593).get_pattern(crystal, two_theta_range=(10, 100))
+    ours = structures_in(cif_text("rutile"), "rutile", Radiation.of("CuKa1"), 0.9, thermal=0.0)[0]
+    angles = 2.0 * np.degrees(np.arcsin(0.5 * 1.540593 * ours.q))
+    strength = ours.power * Radiation.of("CuKa1").lorentz_polarisation(ours.q)
+    strength *= 100.0 / strength.max()
+    for angle, expected in zip(theirs.x, theirs.y, strict=True):
+        if expected > 2.0:
+            line = np.argmin(np.abs(angles - angle))
+            assert abs(angles[line] - angle) < 1e-3
+            assert strength[line] == pytest.approx(expected, rel=0.1)
+
+
+def _rutile_oxygen(x: float) -> list[tuple[float, float, float]]:
+    return [(x, x, 0), (-x, -x, 0), (0.5 - x, 0.5 + x, 0.5), (0.5 + x, 0.5 - x, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "system", "changes"),
+    [
+        ((4.2, 4.2, 4.2, 90, 90, 90), "cubic", 0),
+        ((4.6, 4.6, 3.0, 90, 90, 90), "tetragonal", 1),
+        ((4.9, 4.9, 5.4, 90, 90, 120), "hexagonal", 1),
+        ((5.1, 5.1, 5.1, 55, 55, 55), "rhombohedral", 1),
+        ((4.6, 5.7, 2.8, 90, 90, 90), "orthorhombic", 2),
+        ((4.9, 8.5, 5.0, 90, 109, 90), "monoclinic", 3),
+        ((5.0, 6.0, 7.0, 80, 95, 102), "triclinic", 5),
+    ],
+)
+def test_a_cell_may_change_as_its_lattice_system_lets_it(cell: tuple[float, ...], system: str, changes: int) -> None:
+    found, free = lattice_of(np.array(cell, np.float64))
+    assert (found, len(free)) == (system, changes)
+
+
+def test_strains_are_slopes_of_the_spacings(by_name: dict[str, Structure]) -> None:
+    rutile = by_name["rutile"]
+    assert rutile.strains[0] == pytest.approx(-1.0, abs=1e-6)
+    third = rutile.hkl[:, 2] != 0
+    assert np.all(np.abs(rutile.strains[1][~third]) < 1e-9)
+    assert np.all(rutile.strains[1][third] < 0.0)
+
+
+def test_a_library_is_calculated_once_and_a_changed_file_again(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "a.cif").write_text(cif_text("halite"))
+    (tmp_path / "b.cif").write_text(cif_text("silicon"))
+    first = Library.from_folder(tmp_path)
+    files = set((cache / "structures").iterdir())
+    again = Library.from_folder(tmp_path)
+    assert set((cache / "structures").iterdir()) == files
+    for one, other in zip(first, again, strict=True):
+        assert one.formula == other.formula
+        assert np.array_equal(one.power, other.power)
+        assert np.allclose(one.strains, other.strains)
+    (tmp_path / "b.cif").write_text(cif_text("ceria"))
+    assert [structure.formula for structure in Library.from_folder(tmp_path)] == ["NaCl", "CeO2"]
+
+
+def test_a_broken_cache_file_is_calculated_anew(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "a.cif").write_text(cif_text("zincite"))
+    before = set((cache / "structures").iterdir())
+    Library.from_folder(tmp_path)
+    (new,) = set((cache / "structures").iterdir()) - before
+    new.write_bytes(new.read_bytes()[:200])
+    assert Library.from_folder(tmp_path).structures[0].formula == "ZnO"
+
+
+def test_files_that_cannot_be_used_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "good.cif").write_text(cif_text("halite"))
+    (tmp_path / "noise.cif").write_text("this is no CIF at all {")
+    (tmp_path / "empty.cif").write_text("data_nothing\n_cell_length_a 4.0\n")
+    (tmp_path / "water.cif").write_text(cif_text("halite").replace("Cl .5", "Q9 .5"))
+    library = Library.from_folder(tmp_path)
+    assert [structure.name for structure in library] == ["good"]
+    said = "\n".join(library.left_out)
+    assert "noise is left out: it is no CIF" in said
+    assert "empty is left out: it has no atoms" in said
+    assert "water is left out: it has atoms of no known element: Q9" in said
+
+
+def test_partial_occupancies_are_averaged_and_said() -> None:
+    text = cif_text("halite").replace("_atom_site_fract_z", "_atom_site_fract_z\n_atom_site_occupancy")
+    text = text.replace("Na 0 0 0", "Na 0 0 0 0.5\nK 0 0 0 0.5").replace("Cl .5 .5 .5", "Cl .5 .5 .5 1.0")
+    mixed = structures_in(text, "mixed", Radiation.of("CuKa"), 1.0)[0]
+    assert mixed.elements == ("Cl", "K", "Na")
+    assert mixed.notes == ("sites of partial occupancy are averaged",)
+    assert mixed.mass == pytest.approx(4 * (0.5 * 22.990 + 0.5 * 39.098 + 35.453), rel=1e-3)
+
+
+def test_a_library_is_filtered_by_elements_and_formulas(library: Library) -> None:
+    assert {structure.name for structure in library.only(elements=["Ti", "O"])} == {"rutile", "anatase"}
+    assert {structure.name for structure in library.only(formulas=["Fe2O3"])} == {"hematite"}
+    with pytest.raises(ValueError, match="none of the 16 structures is made of Xe"):
+        library.only(elements=["Xe"])
+
+
+def test_a_folder_without_structures_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no folder; give a folder"):
+        Library.from_folder(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"no \.cif file"):
+        Library.from_folder(tmp_path)
+
+
+X = np.arange(10.0, 60.0, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "radiation", "said"),
+    [
+        (X, np.zeros_like(X), "CuKa", "has no counts: all 2500 are zero"),
+        (X, np.full_like(X, 7.0), "CuKa", "is constant"),
+        (X, X, None, "says no wavelength"),
+        (X, X, "UKa", "unknown radiation 'UKa'"),
+        (X, X, 15.4, "between 0.05 and 5"),
+        (X[:20], X[:20], "CuKa", "has 20 usable points"),
+        (X + 150.0, X, "CuKa", "2 theta is between 0 and 180"),
+        (X, X[:-1], "CuKa", "as many counts as angles"),
+    ],
+)
+def test_a_pattern_that_cannot_be_is_a_sentence(x: object, y: object, radiation: str | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Pattern(x, y, radiation)
+
+
+def test_patterns_are_read_from_columns_and_xml(tmp_path: Path) -> None:
+    counts = np.round(100.0 + 1000.0 * np.exp(-0.5 * ((X - 30.0) / 0.1) ** 2))
+    rows = [f"{a:.3f} {c:g} {np.sqrt(c):.4f}" for a, c in zip(X, counts, strict=True)]
+    (tmp_path / "a.xy").write_text("# two theta, counts\n" + "\n".join(row.rsplit(" ", 1)[0] for row in rows))
+    (tmp_path / "a.xye").write_text("\n".join(rows))
+    (tmp_path / "a.csv").write_text("angle,counts\n" + "\n".join(row.replace(" ", ",") for row in rows))
+    (tmp_path / "a.xrdml").write_text(
+        '<xrdMeasurements xmlns="http://www.xrdml.com/XRDMeasurement/1.5"><xrdMeasurement>'
+        '<usedWavelength intended="K-Alpha"><kAlpha1 unit="Angstrom">1.5405980</kAlpha1>'
+        '<kAlpha2 unit="Angstrom">1.5444260</kAlpha2></usedWavelength><scan><dataPoints>'
+        f'<positions axis="2Theta" unit="deg"><startPosition>{X[0]}</startPosition>'
+        f"<endPosition>{X[-1]}</endPosition></positions>"
+        f'<counts unit="counts">{" ".join(f"{c:g}" for c in counts)}</counts>'
+        "</dataPoints></scan></xrdMeasurement></xrdMeasurements>"
+    )
+    for ending in ("xy", "xye", "csv", "xrdml"):
+        pattern = read_pattern(tmp_path / f"a.{ending}", None if ending == "xrdml" else "CuKa")
+        assert np.allclose(pattern.two_theta, X, atol=1e-3)
+        assert np.array_equal(pattern.counts, counts)
+        assert len(pattern.radiation.wavelengths) == 2
+        assert (pattern.sigma is not None) == (ending == "xye")
+    with pytest.raises(ValueError, match='give radiation="CuKa"'):
+        read_pattern(tmp_path / "a.xy")
+
+
+def test_uneven_steps_become_even_ones(by_name: dict[str, Structure]) -> None:
+    pattern = simulate([(by_name["halite"], 1.0)], seed=3)
+    keep = np.random.default_rng(0).random(pattern.two_theta.size) > 0.3
+    thinned = Pattern(pattern.two_theta[keep], pattern.counts[keep], "CuKa")
+    grid = even(thinned)
+    assert np.allclose(np.diff(grid.x), grid.step)
+    assert np.all(np.isfinite(grid.y))
+
+
+def test_noise_is_measured_from_the_scatter_of_neighbours() -> None:
+    rng = np.random.default_rng(1)
+    counted = 4.0 * rng.poisson(np.full(X.size, 250.0)) + 20000.0 * np.exp(-0.5 * ((X - 30.0) / 0.05) ** 2)
+    grid = even(Pattern(X, counted, "CuKa"))
+    # Variance 4 times the counts; a step that holds several points has less.
+    points = grid.step / 0.02
+    assert np.median(grid.noise) == pytest.approx(4000.0 / points, rel=0.15)
+
+
+@pytest.fixture(scope="module")
+def slopes(by_name: dict[str, Structure]) -> tuple[np.ndarray, Callable[..., tuple[np.ndarray, np.ndarray]], object]:
+    rays = Radiation.of("CuKa")
+    lines = lines_of(by_name["quartz"], rays, 15.0, 80.0)
+    assert lines is not None
+    x = np.arange(15.0, 80.0, 0.01)
+    values = np.array([5.0, 0.002, -0.001, np.log(0.15), np.log(0.1), 0.4])
+    group, n_groups = groups_of(lines, values, rays.wavelengths[0])
+    values = np.concatenate([values, np.random.default_rng(0).normal(0.0, 0.3, n_groups)])
+
+    def drawn(values: np.ndarray, displacement: float) -> tuple[np.ndarray, np.ndarray]:
+        rows, shift = np.zeros((values.size, x.size)), np.zeros(x.size)
+        low, high = np.full(values.size, x.size), np.zeros(values.size, np.int64)
+        waves, shares = np.array(rays.wavelengths), np.array(rays.intensities)
+        arrays = lines.q, lines.strength, lines.strains, group
+        render(x[0], x[1] - x[0], waves, shares, *arrays, displacement, values, rows, shift, low, high)
+        return rows, shift
+
+    factors = np.concatenate([[0.0], values[lines.n_shape :]])[group]
+    arrays = lines.q, lines.strength, lines.strains
+    expected = curve(
+        np, x, np.array(rays.wavelengths), np.array(rays.intensities), arrays, 0.03, values[: lines.n_shape], factors
+    )
+    return values, drawn, expected
+
+
+def test_the_compiled_curve_is_the_array_expression(slopes: tuple[np.ndarray, Callable[..., tuple], object]) -> None:
+    values, drawn, expected = slopes
+    assert drawn(values, 0.03)[0][0] == pytest.approx(expected, abs=1e-3 * np.max(expected))
+
+
+def test_slopes_are_those_of_differences(slopes: tuple[np.ndarray, Callable[..., tuple], object]) -> None:
+    values, drawn, _ = slopes
+    rows, shift = drawn(values, 0.03)
+    for k in range(values.size):
+        step = np.zeros(values.size)
+        step[k] = 1e-6
+        difference = (drawn(values + step, 0.03)[0][0] - drawn(values - step, 0.03)[0][0]) / 2e-6
+        # Ends of the windows move by whole points: a little everywhere.
+        assert np.sum(np.abs(rows[k] - difference)) <= 0.01 * np.sum(np.abs(difference))
+    difference = (drawn(values, 0.030001)[0][0] - drawn(values, 0.029999)[0][0]) / 2e-6
+    assert np.sum(np.abs(shift - difference)) < 0.01 * np.sum(np.abs(difference))
+
+
+def test_a_fit_finds_cell_and_amount_of_its_own_model(library: Library, by_name: dict[str, Structure]) -> None:
+    rays = Radiation.of("CuKa")
+    x = np.arange(15.0, 80.0, 0.02)
+    lines = lines_of(by_name["corundum"], rays, 15.0, 80.0)
+    assert lines is not None
+    shape = np.array([np.log(800.0), 0.003, 0.001, np.log(0.08), np.log(0.05), 0.5])
+    arrays = lines.q, lines.strength, lines.strains
+    waves, shares = np.array(rays.wavelengths), np.array(rays.intensities)
+    mean = 100.0 + curve(np, x, waves, shares, arrays, 0.02, shape, np.zeros(lines.q.size))
+    pattern = Pattern(x, np.random.default_rng(5).poisson(mean), rays)
+    fitter = Fitter(even(pattern), [lines], Beliefs())
+    joint = fitter.fit([0], [fitter.start(0, 0.002, 0.12, np.log(500.0))], sweeps=40)
+    assert joint.converged
+    assert joint.terms[0].shape[0] == pytest.approx(np.log(800.0), abs=0.1)
+    assert joint.terms[0].shape[1] == pytest.approx(0.003, abs=3e-4)
+    assert joint.log_evidence > fitter.fit([], []).log_evidence + 100.0
+
+
+MIXTURES = {
+    1: {"rutile": 0.5, "quartz": 0.3, "magnetite": 0.2},
+    2: {"corundum": 0.6, "halite": 0.1, "anatase": 0.3},
+    3: {"zincite": 0.7, "calcite": 0.3},
+}
+
+
+@pytest.mark.parametrize("seed", MIXTURES)
+def test_phases_of_a_simulated_mixture_are_found_and_no_others(
+    library: Library, by_name: dict[str, Structure], seed: int
+) -> None:
+    made = MIXTURES[seed]
+    answer = search(simulate([(by_name[name], weight) for name, weight in made.items()], seed), library)
+    assert {phase.structure.name for phase in answer.present} == set(made)
+    assert all(phase.share < 0.05 for phase in answer.undecided)
+    for phase in answer.present:
+        assert phase.weight[0] == pytest.approx(made[phase.structure.name], abs=0.12)
+        assert phase.weight[1] < phase.weight[0] < phase.weight[2]
+    assert answer.sets[0][1] > 0.5
+    assert answer.trustworthy, answer.warnings
+    assert all(name in answer.verdict for name in made)
+
+
+def test_a_phase_that_the_library_lacks_is_said(library: Library, by_name: dict[str, Structure]) -> None:
+    pattern = simulate([(by_name["rutile"], 0.6), (by_name["fluorite"], 0.4)], seed=4)
+    poor = library.only(elements=["Ti", "O", "Al", "Fe", "Ni", "Mg"])
+    answer = search(pattern, poor)
+    assert {phase.structure.name for phase in answer.phases if phase.share > 0.05} == {"rutile"}
+    # The two strong lines of fluorite, within what its strain and displacement may do.
+    places = [line.two_theta for line in answer.unexplained if not line.halo]
+    assert any(abs(place - 28.3) < 0.4 for place in places)
+    assert any(abs(place - 47.0) < 0.6 for place in places)
+    assert not answer.trustworthy
+    assert "a phase is missing from the library" in str(answer)
+
+
+def test_structures_that_look_alike_are_one_answer(by_name: dict[str, Structure], cache: Path) -> None:
+    texts = {name: cif_text(name) for name in ("rutile", "magnetite", "quartz", "halite", "zincite")}
+    texts["twin"] = texts["magnetite"].replace("8.396", "8.400")
+    twins = Library.from_sources([Source(name, text) for name, text in texts.items()])
+    answer = search(simulate([(by_name["magnetite"], 0.6), (by_name["quartz"], 0.4)], seed=6), twins)
+    assert {frozenset(group) for group in answer.groups} == {frozenset({"magnetite", "twin"})}
+    (spinel,) = [phase for phase in answer.phases if "twin" in phase.members]
+    assert spinel.probability > 0.99
+    assert spinel.status == "present"
+    assert answer.probabilities["magnetite"] + answer.probabilities["twin"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_wrong_wavelength_is_a_sentence(library: Library) -> None:
+    x = np.linspace(1.0, 5.0, 400)
+    y = 100.0 + np.random.default_rng(0).poisson(10.0, x.size)
+    with pytest.raises(ValueError, match="is that the wavelength"):
+        search(Pattern(x, y, 4.9), library)
+
+
+def test_the_picture_shows_each_phase(library: Library, by_name: dict[str, Structure]) -> None:
+    answer = search(simulate([(by_name["rutile"], 0.5), (by_name["halite"], 0.5)], seed=8), library)
+    figure = answer.plot()
+    labels = {text.get_text() for axes in figure.axes if (legend := axes.get_legend()) for text in legend.get_texts()}
+    assert {"measured", "fit", "background", "rutile", "halite"} <= labels
+
+
+MUST = {"Mn2O3": {"Mn2O3"}, "MnO2": {"MnO2"}, "TiO2+MnO": {"TiO2", "MnO"}}
+
+
+@pytest.mark.parametrize("name", MUST)
+def test_named_phases_of_measured_mixtures_are_found(data_folder: Path, name: str) -> None:
+    library = Library.from_folder(data_folder / "xrd" / "cif_li_mn_ti_o_f")
+    answer = search(read_pattern(data_folder / "xrd" / "patterns" / f"{name}.xy", "CuKa"), library)
+    main = {phase.structure.formula for phase in answer.phases if phase.probability >= 0.9 and phase.share >= 0.05}
+    assert main == MUST[name]
