@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 pytest.importorskip("gemmi")
 
 from bluesky_bayes import phases
+from bluesky_bayes.dataset import Array
 from bluesky_bayes.phases import Library, Pattern, Radiation, Structure, read_pattern, search
 from bluesky_bayes.phases.fitting import Beliefs, Fitter
 from bluesky_bayes.phases.forward import curve, groups_of, lines_of, render
@@ -76,10 +78,10 @@ def test_intensities_agree_with_pymatgen() -> None:
     """pymatgen has other scattering factors and no resonant part: a few per cent."""
     pytest.importorskip("pymatgen.core")
     from pymatgen.analysis.diffraction.xrd import XRDCalculator
-    from pymatgen.core import Lattice
-    from pymatgen.core import Structure as Crystal
+    from pymatgen.core.lattice import Lattice
+    from pymatgen.core.structure import Structure as Crystal
 
-    places = [[0, 0, 0], [0.5, 0.5, 0.5], *([x, y, z] for x, y, z in _rutile_oxygen(0.3053))]
+    places = np.array([(0, 0, 0), (0.5, 0.5, 0.5), *_rutile_oxygen(0.3053)])
     crystal = Crystal(Lattice.tetragonal(4.594, 2.959), ["Ti", "Ti", "O", "O", "O", "O"], places)
     theirs = XRDCalculator(1.540593).get_pattern(crystal, two_theta_range=(10, 100))
     ours = structures_in(cif_text("rutile"), "rutile", Radiation.of("CuKa1"), 0.9, thermal=0.0)[0]
@@ -168,6 +170,12 @@ def test_partial_occupancies_are_averaged_and_said() -> None:
     assert mixed.mass == pytest.approx(4 * (0.5 * 22.990 + 0.5 * 39.098 + 35.453), rel=1e-3)
 
 
+def test_labels_that_name_no_element_are_guessed_and_said() -> None:
+    salt = structures_in(cif_text("periclase").replace("O .5", "OA .5"), "salt", Radiation.of("CuKa"), 1.0)[0]
+    assert salt.formula == "MgO"
+    assert salt.notes == ("OA is taken for O",)
+
+
 def test_a_library_is_filtered_by_elements_and_formulas(library: Library) -> None:
     assert {structure.name for structure in library.only(elements=["Ti", "O"])} == {"rutile", "anatase"}
     assert {structure.name for structure in library.only(formulas=["Fe2O3"])} == {"hematite"}
@@ -246,8 +254,11 @@ def test_noise_is_measured_from_the_scatter_of_neighbours() -> None:
     assert np.median(grid.noise) == pytest.approx(4000.0 / points, rel=0.15)
 
 
+Slopes: TypeAlias = tuple[Array, Callable[[Array, float], tuple[Array, Array]], Array]
+
+
 @pytest.fixture(scope="module")
-def slopes(by_name: dict[str, Structure]) -> tuple[np.ndarray, Callable[..., tuple[np.ndarray, np.ndarray]], object]:
+def slopes(by_name: dict[str, Structure]) -> Slopes:
     rays = Radiation.of("CuKa")
     lines = lines_of(by_name["quartz"], rays, 15.0, 80.0)
     assert lines is not None
@@ -256,7 +267,7 @@ def slopes(by_name: dict[str, Structure]) -> tuple[np.ndarray, Callable[..., tup
     group, n_groups = groups_of(lines, values, rays.wavelengths[0])
     values = np.concatenate([values, np.random.default_rng(0).normal(0.0, 0.3, n_groups)])
 
-    def drawn(values: np.ndarray, displacement: float) -> tuple[np.ndarray, np.ndarray]:
+    def drawn(values: Array, displacement: float) -> tuple[Array, Array]:
         rows, shift = np.zeros((values.size, x.size)), np.zeros(x.size)
         low, high = np.full(values.size, x.size), np.zeros(values.size, np.int64)
         waves, shares = np.array(rays.wavelengths), np.array(rays.intensities)
@@ -272,12 +283,12 @@ def slopes(by_name: dict[str, Structure]) -> tuple[np.ndarray, Callable[..., tup
     return values, drawn, expected
 
 
-def test_the_compiled_curve_is_the_array_expression(slopes: tuple[np.ndarray, Callable[..., tuple], object]) -> None:
+def test_the_compiled_curve_is_the_array_expression(slopes: Slopes) -> None:
     values, drawn, expected = slopes
     assert drawn(values, 0.03)[0][0] == pytest.approx(expected, abs=1e-3 * np.max(expected))
 
 
-def test_slopes_are_those_of_differences(slopes: tuple[np.ndarray, Callable[..., tuple], object]) -> None:
+def test_slopes_are_those_of_differences(slopes: Slopes) -> None:
     values, drawn, _ = slopes
     rows, shift = drawn(values, 0.03)
     for k in range(values.size):
@@ -379,3 +390,10 @@ def test_named_phases_of_measured_mixtures_are_found(data_folder: Path, name: st
     answer = search(read_pattern(data_folder / "xrd" / "patterns" / f"{name}.xy", "CuKa"), library)
     main = {phase.structure.formula for phase in answer.phases if phase.probability >= 0.9 and phase.share >= 0.05}
     assert main == MUST[name]
+
+
+@pytest.mark.filterwarnings("default")
+def test_minerals_come_from_the_mineralogists_database() -> None:
+    pytest.importorskip("larixite")
+    minerals = Library.from_amcsd(["Mn", "O"])
+    assert {"MnO", "MnO2", "Mn2O3"} <= {structure.formula for structure in minerals}

@@ -91,6 +91,41 @@ class Library:
         return cls.from_sources(sources, radiation, d_min)
 
     @classmethod
+    def from_amcsd(
+        cls,
+        elements: Sequence[str],
+        radiation: str | float | Radiation = "CuKa",
+        d_min: float = D_MIN,
+    ) -> Library:
+        """Minerals made of these elements alone, from the American Mineralogist Crystal Structure Database.
+
+        The database is the file of the package ``larixite`` (``pip install larixite``), about a fourth of it unless
+        the user's own folder holds the whole one.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without larixite.
+        ValueError
+            When no mineral is made of these elements.
+        """
+        from larixite.amcsd import get_amcsd
+
+        database, allowed = get_amcsd(download_full=False), set(elements)
+        content: dict[int, set[str]] = {}
+        for number, element in database.get_all("cif_elements"):
+            content.setdefault(int(number), set()).add(element)
+        found = (database.get_cif(number) for number, its in sorted(content.items()) if its <= allowed)
+        sources = [
+            Source(f"{one.mineral.name.replace(' ', '_')}_{one.ams_id}", one.ciftext)
+            for one in found
+            if one is not None
+        ]
+        if not sources:
+            raise ValueError(f"no mineral of the database is made of {', '.join(elements)} alone")
+        return cls.from_sources(sources, radiation, d_min)
+
+    @classmethod
     def from_sources(
         cls, sources: Iterable[Source], radiation: str | float | Radiation = "CuKa", d_min: float = D_MIN
     ) -> Library:

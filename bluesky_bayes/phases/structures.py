@@ -174,6 +174,7 @@ def _structure(small: Any, name: str, radiation: Radiation, d_min: float, therma
     cell = np.array(small.cell.parameters)
     if not small.cell.is_crystal() or not (np.all(cell[:3] > 1.0) and small.cell.volume > 5.0):
         raise ValueError("it has no unit cell (_cell_length_a ...)")
+    guessed = _guess_elements(small.sites)
     atoms = [atom for atom in small.get_all_unit_cell_sites() if atom.occ > 0.0]
     if len(atoms) > MOST_ATOMS:
         raise ValueError(f"its cell has {len(atoms)} atoms, more than the {MOST_ATOMS} that are sensible here")
@@ -197,9 +198,25 @@ def _structure(small: Any, name: str, radiation: Radiation, d_min: float, therma
     strength = power * radiation.lorentz_polarisation(q)
     keep = strength > FAINT * strength.max()
     notes = ["sites of partial occupancy are averaged"] if any(atom.occ < 0.999 for atom in atoms) else []
+    notes += [f"{label} is taken for {element}" for label, element in guessed.items()]
     return Structure(
         name, formula_of(content), tuple(sorted(content)), cell, mass, hkl[keep], q[keep], power[keep], tuple(notes)
     )
+
+
+def _guess_elements(sites: Any) -> dict[str, str]:
+    """Elements of sites whose labels name none: "OA" is oxygen, "Wat" the oxygen of water."""
+    import gemmi
+
+    guessed = {}
+    for site in sites:
+        letters = site.label.rstrip("0123456789'")
+        if site.element.atomic_number == 0 and letters:
+            symbol = "O" if letters.lower() in ("wat", "oh", "ow", "h2o") else letters[0].upper()
+            if gemmi.Element(symbol).atomic_number > 0:
+                site.element = gemmi.Element(symbol)
+                guessed[site.label] = symbol
+    return guessed
 
 
 def _power(atoms: list[Any], hkl: Array, q: Array, radiation: Radiation, thermal: float) -> Array:
