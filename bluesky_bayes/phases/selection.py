@@ -325,18 +325,19 @@ def _phases(
 
 
 def _indistinguishable(finding: Search, seed: int, excluded: set[int]) -> list[int]:
-    """Candidates of a pattern alike that serve as well in the same company, the best first."""
-    fitted = [joint for joint in finding.known.values() if seed in joint.members]
-    home = max(fitted, key=finding.score)
-    company = frozenset(home.members) - {seed}
+    """Candidates of a pattern alike whose best sets are about as probable without this one, the best first."""
+    joints = finding.by_phases()
+    home = next(joint for joint in joints if seed in joint.members)
     alike, found = finding.alike(seed), []
-    for other in range(finding.fitter.n_phases):
-        joint = finding.known.get(company | {other})
-        if other == seed or other in excluded or joint is None or alike[other] < ALIKE_COSINE:
+    for other in np.flatnonzero(alike >= ALIKE_COSINE):
+        if other == seed or int(other) in excluded:
+            continue
+        joint = next((one for one in joints if other in one.members and seed not in one.members), None)
+        if joint is None:
             continue
         behind = finding.score(home) - finding.score(joint)
         if behind < ALIKE_NATS:
-            found.append((behind, other))
+            found.append((behind, int(other)))
     return [other for _, other in sorted(found)]
 
 
