@@ -3,17 +3,20 @@
 ``python benchmarks/phases.py measured PATTERNS LIBRARY`` searches every pattern of a folder for every structure of a
 library and scores the answers where a file's name gives formulas, such as ``TiO2+MnO.xy``.
 
+``python benchmarks/phases.py beliefs PATTERNS LIBRARY`` does so with each belief halved and doubled.
+
 ``python benchmarks/phases.py simulated [LIBRARY]`` makes mixtures of three phases, 5 to 70 % by weight, by another
 model than the one that is fitted, and scores the answers.
 """
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from bluesky_bayes.phases import Library, PhaseSelection, read_pattern, search
+from bluesky_bayes.phases import Beliefs, Library, PhaseSelection, read_pattern, search
 from bluesky_bayes.phases.simulated import example_library, simulate
 
 PATTERNS = (".xy", ".xye", ".csv", ".xrdml")
@@ -28,15 +31,32 @@ def measured(folder: Path, library: Library, radiation: str) -> None:
         clock = time.process_time()
         answer = search(read_pattern(path, radiation), library)
         spent.append(time.process_time() - clock)
-        named = set(path.stem.replace(" ", "").split("+"))
-        main = {phase.structure.formula for phase in answer.phases if phase.probability >= SURE and phase.share >= MAIN}
-        good = main == named
+        good = _right(answer, path)
         right += good
         print(f"{'right' if good else 'WRONG'}  {path.stem}: {spent[-1]:.1f} s of CPU, {answer.n_fits} fits")
         print(f"       {answer.verdict}")
         for warning in answer.warnings:
             print(f"       Warning: {warning}")
     print(f"{right} of {len(paths)} right; CPU s: median {np.median(spent):.1f}, most {max(spent):.1f}")
+
+
+def _right(answer: PhaseSelection, path: Path) -> bool:
+    """Whether the main phases are those that the file's name gives."""
+    main = {phase.structure.formula for phase in answer.phases if phase.probability >= SURE and phase.share >= MAIN}
+    return main == set(path.stem.replace(" ", "").split("+"))
+
+
+def beliefs(folder: Path, library: Library, radiation: str) -> None:
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PATTERNS)
+    patterns = [read_pattern(path, radiation) for path in paths]
+    usual = Beliefs()
+    names = ("isotropic", "deviatoric", "displacement", "texture", "amount", "width", "profile", "misplaced")
+    for name in (*names, "crooked", "alike", "present"):
+        for factor in (0.5, 2.0):
+            other = replace(usual, **{name: factor * getattr(usual, name)})
+            answers = [search(pattern, library, other) for pattern in patterns]
+            right = sum(map(_right, answers, paths))
+            print(f"{name} times {factor}: {right} of {len(paths)} right")
 
 
 def mixture(library: Library, seed: int) -> list[tuple[int, float]]:
@@ -88,7 +108,7 @@ def _found(answer: PhaseSelection, name: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("measured", "simulated"))
+    parser.add_argument("what", choices=("measured", "beliefs", "simulated"))
     parser.add_argument("folders", nargs="*", type=Path, help="patterns and library, or library alone")
     parser.add_argument("--radiation", default="CuKa")
     parser.add_argument("--cases", type=int, default=20)
@@ -97,6 +117,8 @@ def main() -> None:
     library = Library.from_folder(given.folders[-1], given.radiation) if given.folders else example_library()
     if given.what == "measured":
         measured(given.folders[0], library, given.radiation)
+    elif given.what == "beliefs":
+        beliefs(given.folders[0], library, given.radiation)
     else:
         simulated(library, given.cases, given.first)
 
