@@ -16,6 +16,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 from bluesky_bayes.analysis import Analysis
 from bluesky_bayes.callbacks.backlog import NotDoneError
+from bluesky_bayes.callbacks.listeners import Listener, Listeners
 from bluesky_bayes.callbacks.publish import Publisher
 from bluesky_bayes.callbacks.runs import (
     Document,
@@ -41,6 +42,7 @@ MOST_OPEN = 20
 SECONDS_TO_ANALYSE = 600.0
 SECONDS_TO_CLOSE = 30.0
 SECONDS_AT_EXIT = 10.0
+SECONDS_TO_LISTEN = 1.0
 
 
 class BayesCallback:
@@ -74,6 +76,7 @@ class BayesCallback:
         self.analysis = analysis
         self._provenance = _provenance(analysis)
         self._publisher = None if publish is None else Publisher(publish)
+        self._listeners = Listeners()
         self._worker = Worker(partial(prepare, analysis.candidates), time_limit)
         self._lock = threading.RLock()
         self._runs: dict[str, _Run] = {}
@@ -142,7 +145,27 @@ class BayesCallback:
             if uid not in self._open:
                 raise KeyError(f"run {uid!r} does not go on, or was not heard: subscribe the callback before it begins")
             collected = pickle.dumps(self._open[uid])  # now, since the run goes on while the job waits
-        return self._worker.submit(answer_so_far, self.analysis, collected)
+        job = self._worker.submit(answer_so_far, self.analysis, collected)
+        job.add_done_callback(partial(self._answered_so_far, uid))
+        return job
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have ``listener(uid, selection, final)`` called for each answer, on a thread of its own.
+
+        A slow listener hears the newest answer of each run only, and holds up neither analyses nor publishing. What it
+        raises is logged.
+
+        Parameters
+        ----------
+        listener : callable
+            Takes the raw run's uid, the answer, and whether it is the run's final one or an answer so far.
+
+        Returns
+        -------
+        callable
+            Ends it; takes nothing.
+        """
+        return self._listeners.add(listener)
 
     def published(self, uid: str, timeout: float | None = None) -> str | None:
         """Wait for the uid of the run that holds a run's answer, None where there is nothing to publish.
@@ -184,6 +207,7 @@ class BayesCallback:
         self._worker.close(timeout)
         if self._publisher is not None:
             self._publisher.close(max(0.0, deadline - time.monotonic()))
+        self._listeners.close(SECONDS_TO_LISTEN)
         atexit.unregister(self.close)
 
     def __enter__(self) -> Self:
@@ -283,6 +307,7 @@ class BayesCallback:
         if run.answers:
             self._last = run.answers[-1]
             run.result.set_result(self._last)
+            self._listeners.tell(collector.start_document["uid"], self._last, True)
         else:
             run.result.set_exception(next(found for found, _ in outcomes if isinstance(found, Exception)))
         if not documents or self._publisher is None:
@@ -290,6 +315,10 @@ class BayesCallback:
         else:
             jobs = [self._publisher.submit(made) for made in documents]
             jobs[-1].add_done_callback(lambda last: self._written(run, jobs))
+
+    def _answered_so_far(self, uid: str, job: Future[Selection]) -> None:
+        if not job.exception():
+            self._listeners.tell(uid, job.result(), False)
 
     def _documents(self, run: _Run, start: Document, analysis: dict[str, Any], outcome: Outcome) -> Documents | None:
         """What is to be published of an outcome; what went wrong is noted."""
