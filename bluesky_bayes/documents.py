@@ -3,11 +3,13 @@
 The summary is in the start document, where catalogues can search for it. Stream ``models`` has an event for each
 model, ``parameters`` one for each parameter of the best model, ``primary`` a single event with the data, the best
 model's curve and the posterior samples. Parameters' names are values everywhere: as keys, their dots are forbidden.
+The uid of such a run follows from what was analysed and how, so that a result which is written again is recognised.
 """
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 PLAN_NAME = "bayes_model_selection"
 SPEC = {"name": "BayesModelSelection", "version": "1.0"}
 COPIED = ("scan_id", "sample", "data_session", "tiled_access_tags")
+RESULTS = uuid.UUID("3f1c7c9e-6f0b-5b0e-9a53-0c3c1d1f6a55")
+"""Namespace of the uids of results."""
 LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -76,6 +80,17 @@ def failure_documents(
     yield run.stop(exit_status="fail", reason=reason)
 
 
+def result_uid(raw_uid: str, digest: str, status: str, events: Iterable[int] = ()) -> str:
+    """Uid of the run that holds a result: always the same for the same run, recipe, events and status.
+
+    Examples
+    --------
+    >>> result_uid("0123abcd", "d41d8cd9", "ok")
+    '170c8608-3c1a-5122-890a-68606a8cb4b0'
+    """
+    return str(uuid.uuid5(RESULTS, "/".join([raw_uid, digest, status, *map(str, events)])))
+
+
 class _Run:
     """Documents of one run, valid after the event model's schemas."""
 
@@ -92,7 +107,10 @@ class _Run:
             "analysis": {**package, **analysis},
             "result": result,
         }
-        self._bundle = compose_run(metadata=metadata)
+        uid = None
+        if "uid" in raw_start and "digest" in analysis:
+            uid = result_uid(raw_start["uid"], analysis["digest"], result["status"], analysis.get("events", ()))
+        self._bundle = compose_run(uid=uid, metadata=metadata)
         self.start: tuple[str, Any] = ("start", self._bundle.start_doc)
 
     def stream(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:

@@ -3,18 +3,51 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+logger = logging.getLogger("bluesky_bayes")
 T = TypeVar("T")
+
+FIRST, FINAL, SO_FAR = 0, 1, 2
+"""Ranks of jobs: a job begins when none of a lower rank waits."""
+
+SECONDS_AT_A_STRETCH, SECONDS_OF_REST = 1e-3, 2e-4
+"""How long a lane works before it lets other threads have the interpreter, and for how long."""
 
 
 class NotDoneError(RuntimeError):
     """A job that was not attempted, or given up when its callback was closed; the sentence says why."""
+
+
+def promise() -> Future[Any]:
+    """Make a future that cannot be cancelled, so that who stops waiting for a job does not undo it."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
+def settle(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:
+    """Give a future its outcome, unless it has one."""
+    with contextlib.suppress(InvalidStateError):
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+
+@dataclass(eq=False)
+class _Job:
+    work: Callable[[], Any]
+    slot: str
+    size: int
+    future: Future[Any] = field(default_factory=promise)
 
 
 class Backlog:
@@ -25,14 +58,16 @@ class Backlog:
     name : str
         What the jobs are, for sentences and the thread's name.
     capacity : int
-        Jobs that may wait. Beyond it the newest is refused, in its future.
+        Jobs that may wait. Beyond it the newest is refused, in its future; those of rank `FIRST` never are.
+    room : int, optional
+        Bytes that may wait; one job may always.
     """
 
-    def __init__(self, name: str, capacity: int) -> None:
-        self._name, self._capacity = name, capacity
-        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._running: Future[Any] | None = None
-        self._closed = False
+    def __init__(self, name: str, capacity: int, room: int | None = None) -> None:
+        self._name, self._capacity, self._room = name, capacity, room
+        self._waiting: tuple[deque[_Job], ...] = (deque(), deque(), deque())
+        self._running: _Job | None = None
+        self._closed = self._over = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._serve, name=f"bluesky_bayes {name}", daemon=True)
         self._thread.start()
@@ -40,20 +75,43 @@ class Backlog:
     def __len__(self) -> int:
         """Jobs that wait or run."""
         with self._changed:
-            return len(self._waiting) + (self._running is not None)
+            return self._n_waiting() + (self._running is not None)
 
-    def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Hand in a job; its future cannot be cancelled, so that who stops waiting for a job does not undo it."""
-        future: Future[T] = Future()
-        future.set_running_or_notify_cancel()
+    def submit(self, work: Callable[[], T], rank: int = FINAL, slot: str = "", size: int = 0) -> Future[T]:
+        """Hand in a job; its future cannot be cancelled.
+
+        Parameters
+        ----------
+        work : callable
+        rank : int
+        slot : str, optional
+            A job that waits in the same slot is not done: this one is, for both futures.
+        size : int
+            Bytes that it holds while it waits.
+        """
         with self._changed:
-            refusal = self._refusal()
+            if not self._closed and (waiting := self._in_slot(slot)):
+                waiting.work, waiting.size = work, size
+                return waiting.future
+            job = _Job(work, slot, size)
+            refusal = self._refusal(rank, size)
             if not refusal:
-                self._waiting.append((future, job))
+                self._waiting[rank].append(job)
                 self._changed.notify_all()
         if refusal:
-            future.set_exception(NotDoneError(refusal))
-        return future
+            job.future.set_exception(NotDoneError(refusal))
+        return job.future
+
+    def cancel(self, slot: str, reason: str) -> None:
+        """Take back what waits in a slot; what was begun goes on."""
+        with self._changed:
+            job = self._in_slot(slot)
+            if job is None:
+                return
+            for queue in self._waiting:
+                if job in queue:
+                    queue.remove(job)
+        settle(job.future, error=NotDoneError(reason))
 
     def close(self, timeout: float) -> None:
         """Take no more jobs, let those handed in finish for up to `timeout` seconds and give up the rest."""
@@ -62,48 +120,127 @@ class Backlog:
             self._closed = True
             self._changed.notify_all()
             self._changed.wait_for(self._idle, max(0.0, deadline - time.monotonic()))
-            left = [future for future, _ in self._waiting] + ([self._running] if self._running else [])
-            self._waiting.clear()
-        for future in left:
-            _settle(future, error=NotDoneError(f"given up: not finished {timeout:g} s after the callback was closed"))
+            self._over = True
+            left = [job for queue in self._waiting for job in queue] + ([self._running] if self._running else [])
+            for queue in self._waiting:
+                queue.clear()
+        reason = f"given up: not finished {timeout:g} s after the callback was closed"
+        for job in left:
+            settle(job.future, error=NotDoneError(reason))
 
     def join(self, timeout: float) -> bool:
         """Wait for the thread to end, after `close`; gives whether it did."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _refusal(self) -> str:
-        if self._closed:
+    def _n_waiting(self) -> int:
+        return sum(map(len, self._waiting))
+
+    def _in_slot(self, slot: str) -> _Job | None:
+        return next((job for queue in self._waiting for job in queue if slot and job.slot == slot), None)
+
+    def _refusal(self, rank: int, size: int) -> str:
+        n_waiting = self._n_waiting()
+        if self._over or (self._closed and rank != FIRST):
             return "refused: the callback was closed"
-        if len(self._waiting) >= self._capacity:
-            return f"refused: {len(self._waiting)} {self._name} wait already, no more are taken until some are done"
+        held = size + sum(job.size for queue in self._waiting for job in queue)
+        if rank == FIRST:
+            return ""
+        if n_waiting >= self._capacity or (n_waiting and self._room is not None and held > self._room):
+            return f"refused: {n_waiting} {self._name} wait already, no more are taken until some are done"
         return ""
 
     def _idle(self) -> bool:
-        return not self._waiting and self._running is None
+        return not self._n_waiting() and self._running is None
 
     def _serve(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if not self._waiting:
+                self._changed.wait_for(lambda: self._n_waiting() or self._closed)
+                if not self._n_waiting():
                     return
-                future, job = self._waiting.popleft()
-                self._running = future
+                job = self._running = next(queue for queue in self._waiting if queue).popleft()
             try:
-                _settle(future, job())
+                settle(job.future, job.work())
             except Exception as error:
-                _settle(future, error=error)
-            del future, job
+                settle(job.future, error=error)
+            del job
             with self._changed:
                 self._running = None
                 self._changed.notify_all()
 
 
-def _settle(future: Future[Any], result: Any = None, error: Exception | None = None) -> None:
-    """Give a future its outcome, unless `Backlog.close` was first."""
-    with contextlib.suppress(InvalidStateError):
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+class Lane:
+    """Small steps done in order on a daemon thread, which lets other threads in often.
+
+    Parameters
+    ----------
+    name : str
+        For the thread's name and the log.
+    capacity : int
+        Sum of the sizes of steps that may wait. Beyond it a step is refused.
+    """
+
+    def __init__(self, name: str, capacity: int) -> None:
+        self._name, self._capacity = name, capacity
+        self._steps: deque[tuple[Callable[[], object], int]] = deque()
+        self._held = 0
+        self._busy = self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._serve, name=f"bluesky_bayes {name}", daemon=True)
+        self._thread.start()
+
+    def put(self, step: Callable[[], object], size: int = 1, must: bool = False) -> bool:
+        """Hand in a step; gives whether it was taken. Never waits.
+
+        Parameters
+        ----------
+        step : callable
+        size : int
+            In units of `capacity`.
+        must : bool
+            Taken even if there is no room: for the few steps that are not documents.
+        """
+        with self._changed:
+            if self._closed or (self._held + size > self._capacity and not must):
+                return False
+            self._steps.append((step, size))
+            self._held += size
+            if not self._busy:
+                self._changed.notify_all()
+            return True
+
+    def drained(self, timeout: float) -> bool:
+        """Wait until all steps are done; gives whether they are."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._steps and not self._busy, timeout)
+
+    def close(self, timeout: float) -> bool:
+        """Take no more steps and let those handed in be done for up to `timeout` seconds; gives whether they were."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        return self.drained(timeout)
+
+    def _serve(self) -> None:
+        rested = time.monotonic()
+        while True:
+            with self._changed:
+                if not self._steps:
+                    self._busy = False
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._steps or self._closed)
+                    rested = time.monotonic()
+                if not self._steps:
+                    return
+                step, size = self._steps.popleft()
+                self._held -= size
+                self._busy = True
+            try:
+                step()
+            except Exception:
+                logger.exception("a step of %s failed; the next one is done", self._name)
+            del step
+            if time.monotonic() - rested > SECONDS_AT_A_STRETCH:
+                time.sleep(SECONDS_OF_REST)
+                rested = time.monotonic()

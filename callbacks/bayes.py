@@ -3,54 +3,57 @@
 from __future__ import annotations
 
 import atexit
-import itertools
 import logging
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self, TypeAlias, TypeVar
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 from bluesky_bayes.analysis import Analysis
-from bluesky_bayes.callbacks.backlog import NotDoneError
-from bluesky_bayes.callbacks.listeners import Listener, Listeners
-from bluesky_bayes.callbacks.publish import Publisher
-from bluesky_bayes.callbacks.runs import (
-    Document,
-    NothingToAnalyseError,
-    RunCollector,
-    dataset_of,
-    datasets_of,
-    label_of,
+from bluesky_bayes.callbacks.answers import (
+    Lines,
+    Outcome,
+    answer,
+    answer_so_far,
+    documents_of,
+    prepare,
+    sentence,
+    written_down,
 )
-from bluesky_bayes.callbacks.worker import Worker, WorkerDiedError
-from bluesky_bayes.candidates import Candidates
-from bluesky_bayes.documents import failure_documents, selection_documents
+from bluesky_bayes.callbacks.backlog import FIRST, SO_FAR, NotDoneError, promise, settle
+from bluesky_bayes.callbacks.intake import Desk, Intake
+from bluesky_bayes.callbacks.journal import Entry, Journal
+from bluesky_bayes.callbacks.listeners import Listener, Listeners
+from bluesky_bayes.callbacks.publish import Parcel, Publisher
+from bluesky_bayes.callbacks.rest import Finished, Unfinished, finish
+from bluesky_bayes.callbacks.runs import Document, NothingToAnalyseError, label_of
+from bluesky_bayes.callbacks.worker import Worker
 from bluesky_bayes.selection import Selection
+
+__all__ = ["BayesCallback", "prepare", "sentence"]
 
 logger = logging.getLogger("bluesky_bayes")
 T = TypeVar("T")
-Outcome: TypeAlias = tuple[Selection | Exception, tuple[int, ...]]
-"""An answer or what kept it, and the events that hold its data."""
-Documents: TypeAlias = Callable[[], Iterable[tuple[str, dict[str, Any]]]]
 
-MOST_KEPT = 100
-MOST_OPEN = 20
+MOST_KEPT = 50
+MOST_ANSWERS = 50
 SECONDS_TO_ANALYSE = 600.0
 SECONDS_TO_CLOSE = 30.0
 SECONDS_AT_EXIT = 10.0
-SECONDS_TO_LISTEN = 1.0
+SECONDS_TO_LISTEN = SECONDS_TO_FLUSH = 1.0
 
 
 class BayesCallback:
     """Model selection for every run it hears: ``RE.subscribe(BayesCallback(analysis))``.
 
-    It only collects and hands over. The analysis is done in a process of its own, publishing on a thread of its own,
-    and nothing that goes wrong there or here reaches the RunEngine. The same object may hear a live RunEngine, a
-    remote dispatcher or old runs: ``for name, doc in run.documents(): bayes(name, doc)``.
+    It only collects and hands over. Analyses are done in a process of their own, results are written by a thread or
+    process of their own, and nothing that goes wrong there or here reaches the RunEngine. The same object may hear a
+    live RunEngine, a remote dispatcher or old runs: ``for name, doc in run.documents(): bayes(name, doc)``.
 
     Runs that carry ``original_run_uid`` are results of an analysis and left alone. A run that is repeated is not
     analysed again unless something failed the first time. The last `MOST_KEPT` runs are remembered.
@@ -60,45 +63,88 @@ class BayesCallback:
     analysis : Analysis
         What to take out of each run and what to ask of it.
     publish : optional
-        Where answers go, each as a run of its own: a Tiled container client, a databroker ``Broker`` or
-        a callable ``(name, document)``.
+        Where answers go, each as a run of its own: the address of a Tiled container such as
+        ``"http://localhost:8000/processed"`` (its key comes from TILED_API_KEY), a Tiled container client, a databroker
+        ``Broker`` or a callable ``(name, document)``.
     time_limit : float
         Seconds after which an analysis is taken to hang; it is then begun once more in a new process.
+    every_events : int, optional
+        Analyse a run that goes on after each so many events of the analysed stream.
+    every_seconds : float, optional
+        Analyse a run that goes on when so many seconds have passed and there are new events.
+    journal : path, optional
+        Folder that keeps a record of what was begun, so that a restart loses nothing: see `unfinished`.
 
     Raises
     ------
     TypeError
         When `analysis` cannot be sent to another process, or nothing can be published to `publish`.
+    ValueError
+        For an address that names no container, or counts and times that are not positive.
+    JournalInUseError
+        When another callback, here or in another process, has the folder.
     """
 
-    def __init__(self, analysis: Analysis, publish: Any = None, time_limit: float = SECONDS_TO_ANALYSE) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        publish: Any = None,
+        time_limit: float = SECONDS_TO_ANALYSE,
+        *,
+        every_events: int | None = None,
+        every_seconds: float | None = None,
+        journal: str | Path | None = None,
+    ) -> None:
+        for name, value in (("every_events", every_events), ("every_seconds", every_seconds)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, or left out; got {value!r}")
         _check_portable(analysis)
         self.analysis = analysis
         self._provenance = _provenance(analysis)
-        self._publisher = None if publish is None else Publisher(publish)
+        self._journal = None if journal is None else Journal(journal, self._provenance["digest"])
+        try:
+            self._publisher = None if publish is None else Publisher(publish)
+        except BaseException:
+            if self._journal is not None:
+                self._journal.close(SECONDS_TO_LISTEN)
+            raise
         self._listeners = Listeners()
         self._worker = Worker(partial(prepare, analysis.candidates), time_limit)
         self._lock = threading.RLock()
         self._runs: dict[str, _Run] = {}
-        self._open: dict[str, RunCollector] = {}
-        self._descriptors: dict[str, str] = {}
+        desk = Desk(self._begin, self._heard, self._ask, self._end, self._give_up)
+        self._intake = Intake(analysis, desk, every_events, every_seconds)
         self._last: Selection | None = None
         self._trouble = ""
         self._closed = False
         atexit.register(self.close, SECONDS_AT_EXIT)
+        if self._journal is not None and (left := self._journal.unfinished()):
+            logger.warning(
+                "%d runs in the journal are not done: bayes.unfinished() lists them, bayes.finish() does them",
+                len(left),
+            )
 
     def __call__(self, name: str, doc: Document) -> None:
         """Hear a document. Never raises and never waits."""
         try:
-            with self._lock:
-                self._hear(name, doc)
+            self._intake.hear(name, doc)
         except Exception:
             logger.exception("a %s document could not be taken in; acquisition goes on", name)
 
     @property
     def last(self) -> Selection | None:
-        """The latest answer."""
+        """The latest final answer."""
         return self._last
+
+    def latest(self, uid: str) -> Selection | None:
+        """Give the newest answer for a run, final or so far; None where there is none yet.
+
+        Raises
+        ------
+        KeyError
+            When no such run was heard.
+        """
+        return self._run(uid).latest
 
     def future(self, uid: str) -> Future[Selection]:
         """Give the future of a run's answer; it carries a plain sentence as exception where there is none.
@@ -136,18 +182,23 @@ class BayesCallback:
     def so_far(self, uid: str) -> Future[Selection]:
         """Have analysed what a run that goes on has given up to now; the answer is not published.
 
+        While an analysis of the same run waits, there is one answer for all who asked, with the newest events. What has
+        not begun when the run ends is not done: the future says so.
+
         Raises
         ------
         KeyError
             When no such run goes on.
         """
-        with self._lock:
-            if uid not in self._open:
-                raise KeyError(f"run {uid!r} does not go on, or was not heard: subscribe the callback before it begins")
-            collected = pickle.dumps(self._open[uid])  # now, since the run goes on while the job waits
-        job = self._worker.submit(answer_so_far, self.analysis, collected)
-        job.add_done_callback(partial(self._answered_so_far, uid))
-        return job
+        asked = promise()
+
+        def then(collected: bytes) -> None:
+            self._ask(uid, collected).add_done_callback(
+                lambda job: settle(asked, None if job.exception() else job.result(), job.exception())
+            )
+
+        self._intake.ask(uid, then)
+        return asked
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Have ``listener(uid, selection, final)`` called for each answer, on a thread of its own.
@@ -170,6 +221,8 @@ class BayesCallback:
     def published(self, uid: str, timeout: float | None = None) -> str | None:
         """Wait for the uid of the run that holds a run's answer, None where there is nothing to publish.
 
+        While the server is down this goes on waiting, since the result is tried again.
+
         Raises
         ------
         KeyError
@@ -177,36 +230,91 @@ class BayesCallback:
         TimeoutError
             When it is not written after `timeout` seconds.
         Exception
-            What kept the answer from being written. It is still there: see `result`.
+            What keeps the answer from being written for good. It is still there: see `result`.
         """
-        return _outcome(self._run(uid).published, timeout, f"the answer for run {uid[:8]} is not written")
+        trouble = self._publisher.trouble if self._publisher is not None else ""
+        what = f"the answer for run {uid[:8]} is not written" + (f" ({trouble})" if trouble else "")
+        return _outcome(self._run(uid).published, timeout, what)
+
+    def unfinished(self) -> Unfinished:
+        """List runs that were begun and not analysed, or analysed and not published, from the journal.
+
+        Raises
+        ------
+        ValueError
+            When there is no journal.
+        """
+        journal = self._with_journal()
+        journal.flush(SECONDS_TO_FLUSH)
+        return Unfinished(tuple(entry for entry in journal.unfinished() if not self._goes_on(entry.uid)))
+
+    def finish(
+        self, source: Mapping[str, Any] | Iterable[Any] | None = None, timeout: float = SECONDS_TO_ANALYSE
+    ) -> Finished:
+        """Do what `unfinished` lists: analyse what was not analysed, publish what was not published.
+
+        Parameters
+        ----------
+        source : Tiled container of runs, or iterable of objects that have ``.documents()``
+            Where to find runs whose documents the journal does not hold.
+        timeout : float
+            Seconds to wait for each run.
+
+        Raises
+        ------
+        ValueError
+            When there is no journal.
+        """
+        journal = self._with_journal()
+        if self._publisher is not None:
+            self._publisher.hurry()
+        return finish(
+            journal,
+            self.unfinished().entries,
+            partial(self._publish_again, timeout=timeout),
+            partial(self._analyse_again, timeout=timeout),
+            source,
+            timeout,
+        )
 
     def status(self) -> str:
         """Say what it is doing, what it answered last and what went wrong, in a few words."""
         with self._lock:
             runs = list(self._runs.values())
-            n_open, last, trouble = len(self._open), self._last, self._trouble
+            n_open, last, trouble = len(self._intake), self._last, self._trouble
         asked = sum(not run.result.done() for run in runs) - n_open
         unwritten = sum(run.result.done() and not run.published.done() for run in runs)
         text = f"runs open: {n_open}, in analysis: {asked}, answers to be written: {unwritten}"
         if last is not None:
             text += f"; last answer: {last.verdict}"
+        if self._publisher is not None and self._publisher.trouble:
+            text += f"; results cannot be written: {self._publisher.trouble}"
+        if self._journal is not None and self._journal.trouble:
+            text += f"; {self._journal.trouble}"
         if trouble:
             text += f"; last trouble: {trouble}"
         return f"closed: {text}" if self._closed else text
 
     def close(self, timeout: float = SECONDS_TO_CLOSE) -> None:
-        """Hear nothing more, let analyses and publishing finish for up to `timeout` seconds, give up the rest."""
+        """Hear nothing more, let analyses and publishing finish for up to `timeout` seconds, give up the rest.
+
+        What is given up stays in the journal, if there is one.
+        """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            for uid in list(self._open):
-                self._give_up(uid, NotDoneError("given up: the callback was closed before the run ended"))
         deadline = time.monotonic() + timeout
+
+        def left() -> float:
+            return max(0.0, deadline - time.monotonic())
+
+        self._intake.close(left())
         self._worker.close(timeout)
         if self._publisher is not None:
-            self._publisher.close(max(0.0, deadline - time.monotonic()))
+            self._publisher.close(left())
+        if self._journal is not None:
+            self._journal.close(max(SECONDS_TO_LISTEN, left()))
         self._listeners.close(SECONDS_TO_LISTEN)
         atexit.unregister(self.close)
 
@@ -227,38 +335,16 @@ class BayesCallback:
                 )
             return self._runs[uid]
 
-    def _hear(self, name: str, doc: Document) -> None:
-        if self._closed:
-            return
-        if name == "start":
-            self._begin(doc)
-        elif name == "bulk_events":
-            for event in itertools.chain.from_iterable(doc.values()):
-                self._hear("event", event)
-        elif (uid := self._run_of(name, doc)) in self._open:
-            try:
-                self._collect(uid, name, doc)
-            except Exception as error:
-                self._give_up(uid, error)
-
-    def _run_of(self, name: str, doc: Document) -> str:
-        """Find the run a document belongs to; empty for documents that are not needed."""
-        if name in ("event", "event_page"):
-            return self._descriptors.get(doc["descriptor"], "")
-        return str(doc["run_start"]) if name in ("descriptor", "stop") else ""
-
-    def _begin(self, start: Document) -> None:
+    def _begin(self, start: Document) -> bool:
         uid = start["uid"]
-        if "original_run_uid" in start or uid in self._open or self._is_answered(uid):
-            return
-        if len(self._open) >= MOST_OPEN:
-            self._give_up(
-                next(iter(self._open)), NotDoneError(f"given up: it never stopped while {MOST_OPEN} others began")
-            )
-        self._make_room()
-        self._runs[uid] = _Run(label_of(start))
-        self._open[uid] = RunCollector(self.analysis.stream)
-        self._open[uid]("start", dict(start))
+        with self._lock:
+            if self._is_answered(uid):
+                return False
+            self._make_room()
+            self._runs[uid] = _Run(label_of(start))
+        if self._journal is not None:
+            self._journal.begin(uid, label_of(start))
+        return True
 
     def _is_answered(self, uid: str) -> bool:
         """Tell whether a run has an answer or is being analysed; what failed may be tried again."""
@@ -270,86 +356,196 @@ class BayesCallback:
     def _make_room(self) -> None:
         """Forget the oldest runs beyond those that are kept."""
         done = [uid for uid, run in self._runs.items() if run.result.done() and run.published.done()]
-        for uid in done[: max(0, len(self._runs) + 1 - MOST_KEPT)]:
-            del self._runs[uid]
+        n_answers = sum(len(run.answers) for run in self._runs.values())
+        for uid in done[:-1] if MOST_KEPT > 1 else done:
+            if len(self._runs) < MOST_KEPT and n_answers < MOST_ANSWERS:
+                break
+            n_answers -= len(self._runs.pop(uid).answers)
 
-    def _collect(self, uid: str, name: str, doc: Document) -> None:
-        collector = self._open[uid]
-        collector(name, dict(doc))
-        if name == "descriptor":
-            self._descriptors[doc["uid"]] = uid
-        elif name == "stop":
-            self._end(uid)
-            job = self._worker.submit(answer, self.analysis, collector)
-            job.add_done_callback(partial(self._answered, self._runs[uid], collector))
+    def _heard(self, uid: str, name: str, doc: Document, size: int) -> None:
+        if self._journal is not None:
+            self._journal.hear(uid, name, doc, size)
+            if name == "stop":
+                self._journal.end(uid)
 
-    def _end(self, uid: str) -> None:
-        """Listen no more to a run."""
-        del self._open[uid]
-        self._descriptors = {descriptor: run for descriptor, run in self._descriptors.items() if run != uid}
+    def _ask(self, uid: str, collected: bytes) -> Future[Selection]:
+        """Have a run that goes on analysed; one analysis waits for each, the newest."""
+        job = self._worker.submit(
+            answer_so_far, lambda: (self.analysis, collected), SO_FAR, slot=uid, size=len(collected)
+        )
+        run = self._run(uid)
+        if job is not run.asked:
+            run.asked = job
+            job.add_done_callback(partial(self._answered_so_far, uid, run))
+        return job
+
+    def _answered_so_far(self, uid: str, run: _Run, job: Future[Selection]) -> None:
+        run.asked = None
+        if (error := job.exception()) is not None:
+            if not isinstance(error, NothingToAnalyseError | NotDoneError):
+                self._note(
+                    f"{run.label} has no answer so far: {sentence(error)}", expected=isinstance(error, ValueError)
+                )
+            return
+        if not run.result.done():
+            run.latest = job.result()
+            self._listeners.tell(uid, run.latest, False)
+
+    def _end(self, uid: str, start: Document, stop: Document, collected: bytes) -> None:
+        self._worker.cancel(uid, "not begun before the run ended; the answer for the whole run comes instead")
+        job = self._worker.submit(answer, lambda: (self.analysis, collected), size=len(collected))
+        analysis = {**self._provenance, "raw_exit_status": stop.get("exit_status", "")}
+        job.add_done_callback(partial(self._answered, self._run(uid), start, analysis))
 
     def _give_up(self, uid: str, error: Exception) -> None:
-        run = self._runs[uid]
-        self._end(uid)
+        self._worker.cancel(uid, f"not begun: {sentence(error)}")
+        run = self._run(uid)
         self._note(f"{run.label} is not analysed: {sentence(error)}")
-        run.result.set_exception(error)
-        run.published.set_result(None)
+        if self._journal is not None:
+            self._journal.give_up(uid, sentence(error))
+        settle(run.result, error=error)
+        settle(run.published)
 
-    def _answered(self, run: _Run, collector: RunCollector, job: Future[list[Outcome]]) -> None:
+    def _answered(self, run: _Run, start: Document, analysis: dict[str, Any], job: Future[list[Outcome]]) -> None:
         """Take an outcome from the worker, on the worker's thread."""
+        try:
+            self._take(run, start, analysis, job)
+        except Exception as error:
+            logger.exception("the answer for %s could not be handed on", run.label)
+            settle(run.result, error=error)
+            settle(run.published, error=error)
+
+    def _take(self, run: _Run, start: Document, analysis: dict[str, Any], job: Future[list[Outcome]]) -> None:
         error = job.exception()
         outcomes: list[Outcome] = [(error, ())] if isinstance(error, Exception) else job.result()
-        analysis = {**self._provenance, "raw_exit_status": collector.stop_document.get("exit_status", "")}
-        documents = [
-            made for outcome in outcomes if (made := self._documents(run, collector.start_document, analysis, outcome))
-        ]
+        for outcome in outcomes:
+            self._note_failure(run, outcome)
         run.answers = tuple(found for found, _ in outcomes if isinstance(found, Selection))
         if run.answers:
-            self._last = run.answers[-1]
-            run.result.set_result(self._last)
-            self._listeners.tell(collector.start_document["uid"], self._last, True)
+            self._last = run.latest = run.answers[-1]
+            settle(run.result, self._last)
+            self._listeners.tell(start["uid"], self._last, True)
         else:
-            run.result.set_exception(next(found for found, _ in outcomes if isinstance(found, Exception)))
-        if not documents or self._publisher is None:
-            run.published.set_result(None)
-        else:
-            jobs = [self._publisher.submit(made) for made in documents]
-            jobs[-1].add_done_callback(lambda last: self._written(run, jobs))
+            settle(run.result, error=next(found for found, _ in outcomes if isinstance(found, Exception)))
+        if self._publisher is None or not any(_is_worth_writing(found) for found, _ in outcomes):
+            settle(run.published)
+            self._close_entry(start["uid"], outcomes)
+        elif run.answers:
+            job_of_lines = self._worker.submit(written_down, lambda: (outcomes, start, analysis), FIRST)
+            job_of_lines.add_done_callback(partial(self._written_down, run, start["uid"]))
+        else:  # there may be no worker, and there is little to write
+            made = [documents_of(outcome, start, analysis) for outcome in outcomes]
+            self._publish(self._publisher, run, start["uid"], [Lines.of(documents) for documents in made if documents])
 
-    def _answered_so_far(self, uid: str, job: Future[Selection]) -> None:
-        if not job.exception():
-            self._listeners.tell(uid, job.result(), False)
-
-    def _documents(self, run: _Run, start: Document, analysis: dict[str, Any], outcome: Outcome) -> Documents | None:
-        """What is to be published of an outcome; what went wrong is noted."""
+    def _note_failure(self, run: _Run, outcome: Outcome) -> None:
         found, events = outcome
-        if isinstance(found, Selection):
-            return partial(selection_documents, found, start, analysis)
-        which = f"event {events[0]} of {run.label}" if events else run.label
-        self._note(f"{which} has no answer: {sentence(found)}", expected=isinstance(found, NothingToAnalyseError))
-        if isinstance(found, NothingToAnalyseError | NotDoneError):
-            return None
-        noted = {**analysis, "events": list(events)} if events else analysis
-        return partial(failure_documents, start, noted, sentence(found))
+        if isinstance(found, Exception):
+            which = f"event {events[0]} of {run.label}" if events else run.label
+            self._note(f"{which} has no answer: {sentence(found)}", expected=isinstance(found, NothingToAnalyseError))
 
-    def _written(self, run: _Run, jobs: list[Future[str]]) -> None:
-        """Take outcomes from the publisher, on the publisher's thread, when it has done the last."""
-        if errors := [error for job in jobs if (error := job.exception())]:
-            self._note(f"the answer for {run.label} could not be written: {sentence(errors[0])}")
-            run.published.set_exception(errors[0])
+    def _close_entry(self, uid: str, outcomes: list[Outcome]) -> None:
+        """Note in the journal that there is nothing to publish."""
+        if self._journal is None:
+            return
+        errors = [found for found, _ in outcomes if isinstance(found, Exception)]
+        reason = sentence(errors[0]) if errors else ""
+        if any(isinstance(error, NotDoneError) for error in errors):
+            self._journal.give_up(uid, reason)
         else:
-            run.published.set_result(jobs[-1].result())
+            self._journal.done(uid, reason)
+
+    def _written_down(self, run: _Run, uid: str, job: Future[list[Lines]]) -> None:
+        """Take results to be published, on the worker's thread."""
+        error = job.exception()
+        if error is None and self._publisher is not None:
+            self._publish(self._publisher, run, uid, job.result())
+        elif error is not None:
+            self._note(f"the answer for {run.label} could not be written: {sentence(error)}")
+            if self._journal is not None:
+                self._journal.give_up(uid, sentence(error))
+            settle(run.published, error=error)
+
+    def _publish(self, publisher: Publisher, run: _Run, uid: str, results: list[Lines]) -> None:
+        """Hand results over to be published, and to the journal."""
+        if self._journal is not None:
+            new = [lines for lines in results if not self._journal.is_published(uid, lines.uid)]
+            if not new:
+                settle(run.published, results[-1].uid)
+                self._journal.done(uid)
+                return
+            results = new
+        parcels = [Parcel(lines.uid, lines) for lines in results]
+        if self._journal is not None:
+            self._journal.analysed(uid, results, partial(self._lighten, self._journal, parcels))
+        waiting = set(parcels)
+        for parcel in parcels:
+            parcel.future.add_done_callback(partial(self._written, run, uid, parcels, waiting, parcel))
+        for parcel in parcels:
+            publisher.submit(parcel)
+
+    def _lighten(self, journal: Journal, parcels: list[Parcel]) -> None:
+        """Let results that are safe on disk go from memory, on the journal's thread."""
+        for parcel in parcels:
+            if not parcel.future.done():
+                parcel.lines = journal.result_path(parcel.uid)
+
+    def _written(
+        self, run: _Run, uid: str, parcels: list[Parcel], waiting: set[Parcel], parcel: Parcel, job: Future[str]
+    ) -> None:
+        """Take the outcome of a result from the publisher."""
+        waiting.discard(parcel)
+        error = job.exception()
+        if self._journal is not None:
+            if error is None:
+                self._journal.published(uid, parcel.uid)
+            else:
+                self._journal.give_up(uid, sentence(error))
+        if error is not None:
+            self._note(f"the answer for {run.label} could not be written: {sentence(error)}")
+        if not waiting:
+            errors = [error for each in parcels if (error := each.future.exception()) is not None]
+            settle(run.published, parcels[-1].uid, errors[0] if errors else None)
+
+    def _with_journal(self) -> Journal:
+        if self._journal is None:
+            raise ValueError("there is no journal: give BayesCallback(..., journal='folder') one")
+        return self._journal
+
+    def _goes_on(self, uid: str) -> bool:
+        """Whether this callback has work in hand for a run."""
+        with self._lock:
+            run = self._runs.get(uid)
+        return run is not None and not (run.result.done() and run.published.done())
+
+    def _publish_again(self, entry: Entry, timeout: float) -> None:
+        """Publish the results of a run that the journal keeps."""
+        if self._publisher is None:
+            raise ValueError(
+                "it is analysed, and there is nowhere to publish: give BayesCallback(..., publish=...) one"
+            )
+        journal = self._with_journal()
+        run = _Run(entry.label)
+        parcels = [Parcel(result, journal.result_path(result)) for result in entry.results]
+        waiting = set(parcels)
+        for parcel in parcels:
+            parcel.future.add_done_callback(partial(self._written, run, entry.uid, parcels, waiting, parcel))
+            self._publisher.submit(parcel)
+        with self._lock:
+            if entry.uid in self._runs:
+                self._runs[entry.uid].published = run.published
+        _outcome(run.published, timeout, f"the answer for {entry.label} is not written")
+
+    def _analyse_again(self, documents: list[tuple[str, Document]], timeout: float) -> None:
+        for name, document in documents:
+            self(name, document)
+        uid = documents[0][1]["uid"]
+        deadline = time.monotonic() + timeout
+        wait([self.future(uid)], timeout)
+        self.published(uid, max(0.0, deadline - time.monotonic()))
 
     def _note(self, trouble: str, expected: bool = False) -> None:
         logger.log(logging.INFO if expected else logging.ERROR, "%s", trouble)
         self._trouble = trouble
-
-
-def _promise() -> Future[Any]:
-    """Make a future that cannot be cancelled by who waits for it."""
-    future: Future[Any] = Future()
-    future.set_running_or_notify_cancel()
-    return future
 
 
 @dataclass
@@ -358,46 +554,14 @@ class _Run:
 
     label: str
     answers: tuple[Selection, ...] = ()
-    result: Future[Selection] = field(default_factory=_promise)
-    published: Future[str | None] = field(default_factory=_promise)
+    latest: Selection | None = None
+    asked: Future[Selection] | None = None
+    result: Future[Selection] = field(default_factory=promise)
+    published: Future[str | None] = field(default_factory=promise)
 
 
-def prepare(candidates: Candidates) -> None:
-    """Make the worker process ready: wide vectors, then the kernels that these candidates need."""
-    from bluesky_bayes.inference import warm_up
-    from bluesky_bayes.kernels.build import use_widest_vectors
-
-    use_widest_vectors()
-    warm_up(candidates)
-
-
-def answer(analysis: Analysis, collector: RunCollector) -> list[Outcome]:
-    """Analyse the data sets of one run, in the worker process; one that cannot be analysed does not end the rest."""
-    data = datasets_of(collector.collected(), analysis)
-    if len(data) == 1:
-        return [(analysis(data[0]), data[0].origin.events)]
-    outcomes: list[Outcome] = []
-    for each in data:
-        try:
-            outcomes.append((analysis(each), each.origin.events))
-        except ValueError as error:
-            outcomes.append((error, each.origin.events))
-    return outcomes
-
-
-def answer_so_far(analysis: Analysis, collected: bytes) -> Selection:
-    """Analyse the last data set of a run that goes on, in the worker process."""
-    collector: RunCollector = pickle.loads(collected)
-    return analysis(dataset_of(collector.collected(), analysis))
-
-
-def sentence(error: BaseException) -> str:
-    """Give what an exception says, with its kind where it was not written as a sentence."""
-    return (
-        str(error)
-        if isinstance(error, ValueError | NotDoneError | WorkerDiedError)
-        else f"{type(error).__name__}: {error}"
-    )
+def _is_worth_writing(found: Selection | Exception) -> bool:
+    return not isinstance(found, NothingToAnalyseError | NotDoneError)
 
 
 def _outcome(future: Future[T], timeout: float | None, what: str) -> T:

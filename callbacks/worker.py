@@ -18,14 +18,18 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from bluesky_bayes.callbacks.backlog import Backlog, NotDoneError
+from bluesky_bayes.callbacks.backlog import FINAL, Backlog, NotDoneError
 
 logger = logging.getLogger("bluesky_bayes")
 T = TypeVar("T")
+Arguments: TypeAlias = Callable[[], tuple[Any, ...]]
 
 MOST_WAITING = 64
+MOST_BYTES_WAITING = 100_000_000
+NICENESS = 5
+"""How far behind the acquisition the process stands where processor cores are short."""
 ATTEMPTS = 2
 SECONDS_TO_DIE = 5.0
 SECONDS_TO_PREPARE = 600.0
@@ -50,26 +54,35 @@ class Worker:
         Picklable; called first in each new process (compiling takes long). What it raises is logged, nothing more.
     time_limit : float
         Seconds after which a job is taken to hang, and the process is ended.
+    name : str
+        What its jobs are, for sentences.
     """
 
-    def __init__(self, prepare: Callable[[], object], time_limit: float) -> None:
+    def __init__(self, prepare: Callable[[], object], time_limit: float, name: str = "analyses") -> None:
         self._prepare, self._time_limit = prepare, time_limit
         self._lock = threading.Lock()
         self._process: _Process | None = None
         self._closed = False
-        self._backlog = Backlog("analyses", MOST_WAITING)
+        self._backlog = Backlog(name, MOST_WAITING, MOST_BYTES_WAITING)
         self._warm = self._backlog.submit(self._living)
 
     def __len__(self) -> int:
         """Jobs that wait or run."""
         return len(self._backlog)
 
-    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Have ``function(*arguments)`` computed; all three must be picklable.
+    def submit(
+        self, function: Callable[..., T], arguments: Arguments, rank: int = FINAL, slot: str = "", size: int = 0
+    ) -> Future[T]:
+        """Have ``function(*arguments())`` computed; all of it must be picklable.
 
-        The future carries what the function raised, `WorkerDiedError`, or `NotDoneError` when too many jobs wait.
+        The future carries what the function raised, `WorkerDiedError`, or `NotDoneError` when too many jobs wait. For
+        the other arguments see `Backlog.submit`.
         """
-        return self._backlog.submit(lambda: self._done(function, arguments))
+        return self._backlog.submit(lambda: self._done(function, arguments()), rank, slot, size)
+
+    def cancel(self, slot: str, reason: str) -> None:
+        """Take back what waits in a slot; what was begun goes on."""
+        self._backlog.cancel(slot, reason)
 
     def close(self, timeout: float) -> None:
         """Let jobs finish for up to `timeout` seconds, then end the process."""
@@ -85,15 +98,14 @@ class Worker:
     def _done(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         payload = pickle.dumps((function, arguments))
         for _ in range(ATTEMPTS):
-            process = self._living()
             try:
-                result: T = process.call(payload, self._time_limit)
+                result: T = self._living().call(payload, self._time_limit)
                 return result
             except _DiedError as error:
                 death = error
                 if self._closed:
                     break
-                logger.error("the worker process was lost over an analysis: %s", death)
+                logger.error("the worker process was lost over a job: %s", death)
         raise WorkerDiedError(f"the worker process was lost {ATTEMPTS} times over this analysis: {death}")
 
     def _living(self) -> _Process:
@@ -105,7 +117,10 @@ class Worker:
                 return self._process
             if self._process is not None:
                 self._process.forget()
-            process = self._process = _Process()
+            try:
+                process = self._process = _Process()
+            except OSError as error:
+                raise _DiedError(f"it could not be started: {error}") from error
         try:
             process.call(pickle.dumps((self._prepare, ())), SECONDS_TO_PREPARE)
         except Exception as error:
@@ -156,12 +171,13 @@ class _Process:
             self.kill()
             if hangs.is_set():
                 raise _DiedError(f"it gave no answer within {time_limit:g} s and was ended") from error
-            raise _DiedError(
-                f"it died with exit status {self._popen.returncode}; the terminal may say why, or it ran out of memory"
-            ) from error
+            raise _DiedError(_last_words(self._popen.returncode)) from error
         finally:
             watch.cancel()
         succeeded, value = pickle.loads(answer)
+        if isinstance(value, MemoryError):
+            self.kill()  # a new process has more room than one that has run out of it
+            raise _DiedError("it ran out of memory") from value
         if not succeeded:
             raise value
         return value
@@ -178,9 +194,17 @@ class _Process:
                 pipe.close()
 
 
+def _last_words(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "it was killed (signal 9): by somebody, or by the system because memory ran out"
+    return f"it died with exit status {status}; the terminal may say why, or it ran out of memory"
+
+
 def serve() -> None:
     """Answer jobs from standard input until it closes: the main loop of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what an analysis prints must not mix with the answers
     sys.stdin = open(os.devnull)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,10 @@ ROOM = [[["motor"], "primary"]]
 
 def unprepared(candidates: Candidates) -> None:
     """Stand in for the preparation of the worker, which compiles."""
+
+
+def nothing() -> None:
+    """Stand in for what a worker does before its first job."""
 
 
 def ill_prepared(candidates: Candidates) -> None:
@@ -94,6 +99,44 @@ class Growing(Quick):
         answer = made_up(data)
         rows = [replace(p, log_evidence=-10.0 - n * (i != 1)) for i, p in enumerate(answer.posteriors)]
         return replace(answer, posteriors=tuple(rows))
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Kills the worker at one stage, once for each of so many empty files in a folder, which it removes."""
+
+    stage: str
+    folder: str
+
+    def strike(self, stage: str) -> None:
+        if stage == self.stage and (left := list(Path(self.folder).iterdir())):
+            left[0].unlink()
+            if "memory" in stage:
+                raise MemoryError
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def prepare(self) -> None:
+        self.strike("preparing")
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self.__dict__.update(state)
+        self.strike("receiving")
+
+    def __call__(self) -> "DeadlyAnswer":
+        self.strike("computing")
+        self.strike("out of memory")
+        return DeadlyAnswer(self)
+
+
+@dataclass(frozen=True)
+class DeadlyAnswer:
+    """Kills the worker when it is sent."""
+
+    deadly: Deadly
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        self.deadly.strike("answering")
+        return str, ("answered",)
 
 
 class UnpicklableError(Exception):
@@ -178,6 +221,17 @@ def _documents(
         for a, b in zip(x, y, strict=True):
             yield "event", descriptor.compose_event(data={"motor": a, "det": b}, timestamps=stamps)
     yield "stop", run.compose_stop(exit_status=exit_status)
+
+
+class Stored:
+    """A run as any catalogue gives it."""
+
+    def __init__(self, documents: list[tuple[str, Any]]) -> None:
+        self._documents = documents
+        self.uid: str = documents[0][1]["uid"]
+
+    def documents(self) -> Iterator[tuple[str, Any]]:
+        return iter(self._documents)
 
 
 def recorded(folder: Path, name: str) -> list[tuple[str, Any]]:

@@ -15,7 +15,7 @@ import fakes
 import pytest
 from event_model import compose_run
 
-from bluesky_bayes.callbacks import BayesCallback
+from bluesky_bayes.callbacks import BayesCallback, intake
 from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.runs import NothingToAnalyseError
@@ -261,7 +261,7 @@ def test_a_run_with_a_broken_document_is_given_up_and_the_next_is_answered(bayes
     documents = fakes.scan_documents()
     broken = ("event", {"descriptor": documents[1][1]["uid"], "seq_num": "first"})
     uid = hear(bayes, [*documents[:3], broken, *documents[3:]])
-    assert bayes.future(uid).exception(0) is not None
+    assert bayes.future(uid).exception(SECONDS) is not None
     assert bayes.result(hear(bayes, fakes.scan_documents()), SECONDS)
 
 
@@ -284,7 +284,7 @@ def test_a_run_that_goes_on_times_out_in_a_sentence(bayes: BayesCallback) -> Non
 def test_runs_that_never_stop_are_given_up_when_many_have_begun(
     bayes: BayesCallback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_OPEN", 2)
+    monkeypatch.setattr(intake, "MOST_OPEN", 2)
     uids = [hear(bayes, fakes.scan_documents()[:-1]) for _ in range(3)]
     with pytest.raises(NotDoneError, match="never stopped while 2 others began"):
         bayes.result(uids[0], 0)

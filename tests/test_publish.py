@@ -10,10 +10,11 @@ import pytest
 from event_model import DocumentNames, schema_validators
 
 from bluesky_bayes import Dataset, Selection
-from bluesky_bayes.callbacks import BayesCallback
+from bluesky_bayes.callbacks import BayesCallback, publish
 from bluesky_bayes.callbacks import bayes as module
+from bluesky_bayes.callbacks.answers import Lines
 from bluesky_bayes.callbacks.backlog import NotDoneError
-from bluesky_bayes.callbacks.publish import Publisher
+from bluesky_bayes.callbacks.publish import Parcel, Publisher
 from bluesky_bayes.documents import failure_documents, selection_documents
 from bluesky_bayes.families import peaks
 
@@ -130,14 +131,19 @@ def test_answers_go_to_whatever_takes_documents(make_selection: MakeSelection, k
     target: Any = {"callable": broker.insert, "broker": broker, "catalogue": catalogue}[kind]
     publisher = Publisher(target)
     documents = list(selection_documents(make_selection(), RAW, ANALYSIS))
-    assert publisher.submit(lambda: documents).result(SECONDS) == documents[0][1]["uid"]
+    lines = Lines.of(documents)
+    assert publisher.submit(Parcel(lines.uid, lines)).result(SECONDS) == documents[0][1]["uid"]
     publisher.close(SECONDS)
     assert (broker.names or catalogue.v1.names) == [name for name, _ in documents]
 
 
 def test_what_cannot_be_published_to_is_refused_at_once() -> None:
-    with pytest.raises(TypeError, match=r"must be a Tiled container client .* got str"):
+    with pytest.raises(TypeError, match=r"must be the address of a Tiled container .* got int"):
+        BayesCallback(fakes.Quick(), publish=8000)
+    with pytest.raises(ValueError, match="must name a container in a Tiled server"):
         BayesCallback(fakes.Quick(), publish="http://localhost:8000")
+    with pytest.raises(ValueError, match="do not write a key into the address"):
+        BayesCallback(fakes.Quick(), publish="http://localhost:8000/processed?api_key=secret")
 
 
 @pytest.fixture
@@ -145,9 +151,59 @@ def no_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "prepare", fakes.unprepared)
 
 
-def test_an_answer_that_cannot_be_written_is_still_there_and_may_be_tried_again(
+def test_an_answer_that_is_refused_is_still_there_and_may_be_tried_again(
     no_compiling: None, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def refuse(name: str, doc: dict[str, Any]) -> None:
+        raise PermissionDeniedError("this key may not write")
+
+    documents = fakes.scan_documents()
+    uid = documents[0][1]["uid"]
+    with BayesCallback(fakes.Quick(), publish=refuse) as bayes:
+        for name, doc in documents:
+            bayes(name, doc)
+        assert bayes.result(uid, SECONDS)
+        with pytest.raises(PermissionDeniedError, match="this key may not write"):
+            bayes.published(uid, SECONDS)
+        assert "could not be written: PermissionDeniedError: this key may not write" in bayes.status()
+        for name, doc in documents:
+            bayes(name, doc)
+        with pytest.raises(PermissionDeniedError):
+            bayes.published(uid, SECONDS)
+    assert caplog.text.count("it is not tried again by itself") == 1
+
+
+class PermissionDeniedError(Exception):
+    """What a server of another kind says to a stranger."""
+
+
+def test_a_server_that_is_down_for_a_while_gets_each_answer_once(
+    no_compiling: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publish, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(publish, "LONGEST_DELAY", 0.05)
+    written, n_failures = list[str](), 6
+
+    def unsteady(name: str, doc: dict[str, Any]) -> None:
+        nonlocal n_failures
+        if name == "start" and n_failures:
+            n_failures -= 1
+            raise ConnectionError("the server is down")
+        if name == "start":
+            written.append(doc["original_run_uid"])
+
+    played = [fakes.scan_documents() for _ in range(3)]
+    uids = [documents[0][1]["uid"] for documents in played]
+    with caplog.at_level("INFO", logger="bluesky_bayes"), BayesCallback(fakes.Quick(), publish=unsteady) as bayes:
+        for name, doc in (document for documents in played for document in documents):
+            bayes(name, doc)
+        assert all(bayes.published(uid, SECONDS) for uid in uids)
+    assert sorted(written) == sorted(uids)
+    assert caplog.text.count("ConnectionError: the server is down") == 1
+    assert "results are written again" in caplog.text
+
+
+def test_a_server_that_is_down_for_good_is_named_while_waiting_and_given_up_at_the_end(no_compiling: None) -> None:
     def down(name: str, doc: dict[str, Any]) -> None:
         raise ConnectionError("the server is down")
 
@@ -157,14 +213,12 @@ def test_an_answer_that_cannot_be_written_is_still_there_and_may_be_tried_again(
         for name, doc in documents:
             bayes(name, doc)
         assert bayes.result(uid, SECONDS)
-        with pytest.raises(ConnectionError, match="the server is down"):
-            bayes.published(uid, SECONDS)
-        assert "could not be written: ConnectionError: the server is down" in bayes.status()
-        for name, doc in documents:
-            bayes(name, doc)
-        with pytest.raises(ConnectionError):
-            bayes.published(uid, SECONDS)
-    assert caplog.text.count("could not be written") == 2
+        with pytest.raises(TimeoutError, match=r"is not written after 0\.1 s; it may still come"):
+            bayes.published(uid, 0.1)
+        bayes.close(SECONDS)
+        assert "results cannot be written: ConnectionError: the server is down" in bayes.status()
+        with pytest.raises(NotDoneError, match="given up when the callback was closed: ConnectionError"):
+            bayes.published(uid, 0)
 
 
 def test_a_server_that_hangs_holds_up_neither_answers_nor_closing(no_compiling: None) -> None:

@@ -17,17 +17,6 @@ def no_compiling() -> Iterator[None]:
         yield
 
 
-class Stored:
-    """A run as any catalogue gives it."""
-
-    def __init__(self, documents: list[tuple[str, Any]]) -> None:
-        self._documents = documents
-        self.uid: str = documents[0][1]["uid"]
-
-    def documents(self) -> Iterator[tuple[str, Any]]:
-        return iter(self._documents)
-
-
 class Unreadable:
     def documents(self) -> Iterator[tuple[str, Any]]:
         raise OSError("the disk is gone")
@@ -44,8 +33,8 @@ class Written:
             self.starts.append(doc)
 
 
-def stored(mood: str = "fine", **metadata: Any) -> Stored:
-    return Stored(fakes.scan_documents(mood, **metadata))
+def stored(mood: str = "fine", **metadata: Any) -> fakes.Stored:
+    return fakes.Stored(fakes.scan_documents(mood, **metadata))
 
 
 def test_each_run_is_analysed_and_its_answer_published() -> None:
@@ -58,8 +47,8 @@ def test_each_run_is_analysed_and_its_answer_published() -> None:
 
 
 def test_a_run_that_cannot_be_analysed_does_not_end_the_rest() -> None:
-    unfinished = Stored(fakes.scan_documents(scan_id=5)[:-1])
-    empty = Stored([document for document in fakes.scan_documents(scan_id=6) if document[0] != "event"])
+    unfinished = fakes.Stored(fakes.scan_documents(scan_id=5)[:-1])
+    empty = fakes.Stored([document for document in fakes.scan_documents(scan_id=6) if document[0] != "event"])
     ill, good = stored("raises", scan_id=7), stored()
     lines = list[str]()
     outcome = reprocess([Unreadable(), unfinished, empty, ill, good], Written(), fakes.Moody(), progress=lines.append)

@@ -1,0 +1,136 @@
+"""What the worker process does: it takes a run's numbers and gives answers, and answers as lines to publish."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.callbacks.backlog import NotDoneError
+from bluesky_bayes.callbacks.runs import Document, NothingToAnalyseError, RunCollector, dataset_of, datasets_of
+from bluesky_bayes.callbacks.worker import WorkerDiedError
+from bluesky_bayes.candidates import Candidates
+from bluesky_bayes.documents import failure_documents, selection_documents
+from bluesky_bayes.selection import Selection
+
+Outcome: TypeAlias = tuple[Selection | Exception, tuple[int, ...]]
+"""An answer or what kept it, and the events that hold its data."""
+
+
+def prepare(candidates: Candidates) -> None:
+    """Make the worker process ready: wide vectors, then the kernels that these candidates need."""
+    from bluesky_bayes.inference import warm_up
+    from bluesky_bayes.kernels.build import use_widest_vectors
+
+    use_widest_vectors()
+    warm_up(candidates)
+
+
+def answer(analysis: Analysis, collected: bytes) -> list[Outcome]:
+    """Analyse the data sets of one run; one that cannot be analysed does not end the rest."""
+    collector: RunCollector = pickle.loads(collected)
+    data = datasets_of(collector.collected(), analysis)
+    if len(data) == 1:
+        return [(analysis(data[0]), data[0].origin.events)]
+    outcomes: list[Outcome] = []
+    for each in data:
+        try:
+            outcomes.append((analysis(each), each.origin.events))
+        except ValueError as error:
+            outcomes.append((error, each.origin.events))
+    return outcomes
+
+
+def answer_so_far(analysis: Analysis, collected: bytes) -> Selection:
+    """Analyse the last data set of a run that goes on."""
+    collector: RunCollector = pickle.loads(collected)
+    return analysis(dataset_of(collector.collected(), analysis))
+
+
+def written_down(outcomes: list[Outcome], start: Document, analysis: dict[str, Any]) -> list[Lines]:
+    """Results to be published, one for each outcome that has any."""
+    made = (documents_of(outcome, start, analysis) for outcome in outcomes)
+    return [Lines.of(documents) for documents in made if documents]
+
+
+def documents_of(outcome: Outcome, start: Document, analysis: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Documents of an outcome; none where there was nothing to analyse or nothing was attempted."""
+    found, events = outcome
+    if isinstance(found, Selection):
+        return list(selection_documents(found, start, analysis))
+    if isinstance(found, NothingToAnalyseError | NotDoneError):
+        return []
+    noted = {**analysis, "events": list(events)} if events else analysis
+    return list(failure_documents(start, noted, sentence(found)))
+
+
+class Lines:
+    """A result's documents as JSON, one ``[name, document]`` on each line, kept small.
+
+    Attributes
+    ----------
+    uid : str
+        Of the result's run.
+    """
+
+    def __init__(self, uid: str, packed: bytes) -> None:
+        self.uid, self._packed = uid, packed
+
+    @classmethod
+    def of(cls, documents: Iterable[tuple[str, dict[str, Any]]]) -> Lines:
+        """Write documents down."""
+        documents = list(documents)
+        text = "".join(f"{json.dumps(document, default=plain)}\n" for document in documents)
+        return cls(documents[0][1]["uid"], zlib.compress(text.encode(), 1))
+
+    @classmethod
+    def read(cls, path: Path) -> Lines:
+        """Read a file that holds the lines.
+
+        Raises
+        ------
+        ValueError
+            When it does not hold a whole result.
+        """
+        text = path.read_bytes()
+        try:
+            uid = json.loads(text.split(b"\n", 1)[0])[1]["uid"]
+            whole = json.loads(text.rstrip().rsplit(b"\n", 1)[-1])[0] == "stop"
+        except (ValueError, LookupError, TypeError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{path} does not hold a whole result")
+        return cls(uid, zlib.compress(text, 1))
+
+    @property
+    def text(self) -> bytes:
+        """The lines."""
+        return zlib.decompress(self._packed)
+
+    def documents(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Read them again."""
+        for line in self.text.splitlines():
+            name, document = json.loads(line)
+            yield name, document
+
+
+def plain(value: Any) -> Any:
+    """What JSON has no form for: numbers and arrays of numpy; anything else in words."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return str(value)
+
+
+def sentence(error: BaseException) -> str:
+    """Give what an exception says, with its kind where it was not written as a sentence."""
+    return (
+        str(error)
+        if isinstance(error, ValueError | NotDoneError | WorkerDiedError)
+        else f"{type(error).__name__}: {error}"
+    )

@@ -1,0 +1,233 @@
+"""Documents are sorted by run and collected; all but the sorting is done on a thread of its own."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.callbacks.backlog import Lane, NotDoneError
+from bluesky_bayes.callbacks.runs import Document, RunCollector
+
+MOST_OPEN = 20
+MOST_WAITING = 50_000
+NUMBERS_A_DOCUMENT = 128
+"""Numbers in arrays that take about as much memory as one document."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Who is told what became of a run. All but `begin` and `heard` are called on the intake's thread.
+
+    Attributes
+    ----------
+    begin : callable
+        Decides by its start document whether a run is of interest.
+    heard : callable
+        Takes note of a run's uid, and a document's name, itself and its size.
+    ask : callable
+        Has analysed what a run that goes on has given: its uid and collector, pickled.
+    end : callable
+        Has a run analysed that has ended: its uid, start, stop and collector, pickled.
+    give_up : callable
+        Puts a run aside: its uid and the reason.
+    """
+
+    begin: Callable[[Document], bool]
+    heard: Callable[[str, str, Document, int], object]
+    ask: Callable[[str, bytes], object]
+    end: Callable[[str, Document, Document, bytes], object]
+    give_up: Callable[[str, Exception], object]
+
+
+@dataclass(eq=False)
+class _Open:
+    """A run that goes on."""
+
+    collector: RunCollector
+    watched: set[str] = field(default_factory=set)
+    n_new: int = 0
+    since: float = field(default_factory=time.monotonic)
+    asked: bool = False
+    given_up: bool = False
+
+
+class Intake:
+    """Sorts documents by run, and says when there is something to analyse.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    desk : Desk
+    every_events : int, optional
+        Events of the analysed stream after which an answer so far is wanted.
+    every_seconds : float, optional
+        Seconds after which it is wanted, if there are new events.
+    """
+
+    def __init__(
+        self, analysis: Analysis, desk: Desk, every_events: int | None = None, every_seconds: float | None = None
+    ) -> None:
+        self._analysis, self._desk = analysis, desk
+        self._every_events, self._every_seconds = every_events, every_seconds
+        self._lock = threading.RLock()
+        self._open: dict[str, _Open] = {}
+        self._parents: dict[str, str] = {}
+        self._closed = False
+        self._lane = Lane("documents", MOST_WAITING)
+
+    def __len__(self) -> int:
+        """Runs that go on."""
+        return len(self._open)
+
+    def __contains__(self, uid: str) -> bool:
+        """Whether a run goes on."""
+        return uid in self._open
+
+    def hear(self, name: str, doc: Document) -> None:
+        """Sort a document in and hand it to the thread."""
+        with self._lock:
+            if not self._closed:
+                self._hear(name, doc)
+
+    def ask(self, uid: str, then: Callable[[bytes], object]) -> None:
+        """Have ``then`` called with what a run has given up to now, on the intake's thread.
+
+        Raises
+        ------
+        KeyError
+            When no such run goes on.
+        """
+        with self._lock:
+            if uid not in self._open:
+                raise KeyError(f"run {uid!r} does not go on, or was not heard: subscribe the callback before it begins")
+            run = self._open[uid]
+            self._lane.put(lambda: then(pickle.dumps(run.collector)), must=True)
+
+    def close(self, timeout: float) -> None:
+        """Hear nothing more; give up runs that go on, and let what was heard be collected."""
+        with self._lock:
+            self._closed = True
+            for uid in list(self._open):
+                self._give_up(uid, NotDoneError("given up: the callback was closed before the run ended"))
+        self._lane.close(timeout)
+
+    def _hear(self, name: str, doc: Document) -> None:
+        if name == "start":
+            self._begin(doc)
+        elif name == "bulk_events":
+            for event in itertools.chain.from_iterable(doc.values()):
+                self._hear("event", event)
+        elif (uid := self._run_of(name, doc)) in self._open:
+            try:
+                self._take(uid, name, doc)
+            except Exception as error:
+                self._give_up(uid, error)
+
+    def _run_of(self, name: str, doc: Document) -> str:
+        """Find the run a document belongs to; empty for documents that are not needed."""
+        if name in ("event", "event_page"):
+            return self._parents.get(doc["descriptor"], "")
+        return str(doc["run_start"]) if name in ("descriptor", "stop") else ""
+
+    def _begin(self, start: Document) -> None:
+        uid = start["uid"]
+        if "original_run_uid" in start or uid in self._open or not self._desk.begin(start):
+            return
+        if len(self._open) >= MOST_OPEN:
+            oldest = next(iter(self._open))
+            self._give_up(oldest, NotDoneError(f"given up: it never stopped while {MOST_OPEN} others began"))
+        self._open[uid] = _Open(RunCollector(self._analysis.stream))
+        self._take(uid, "start", start)
+
+    def _take(self, uid: str, name: str, doc: Document) -> None:
+        run = self._open[uid]
+        kept, size = own(name, doc)
+        if name == "descriptor":
+            self._parents[doc["uid"]] = uid
+            if doc.get("name", "primary") == self._analysis.stream:
+                run.watched.add(doc["uid"])
+        if not self._lane.put(partial(self._collect, uid, run, name, kept), size, must=name in ("start", "stop")):
+            raise NotDoneError(
+                f"given up: {MOST_WAITING} documents wait to be taken in, they come faster than this computer can; "
+                "the run itself is not touched, analyse it afterwards"
+            )
+        self._desk.heard(uid, name, kept, size)
+        if name == "stop":
+            self._end(uid)
+        elif doc.get("descriptor") in run.watched:
+            self._count(uid, run, name, doc)
+
+    def _count(self, uid: str, run: _Open, name: str, doc: Document) -> None:
+        """Ask for an answer so far when it is time."""
+        run.n_new += events_in(name, doc)
+        now = time.monotonic()
+        enough = self._every_events is not None and run.n_new >= self._every_events
+        late = self._every_seconds is not None and now - run.since >= self._every_seconds
+        if (enough or late) and not run.asked:
+            run.n_new, run.since, run.asked = 0, now, True
+            self._lane.put(partial(self._ask, uid, run), must=True)
+
+    def _ask(self, uid: str, run: _Open) -> None:
+        run.asked = False
+        if not run.given_up:
+            self._desk.ask(uid, pickle.dumps(run.collector))
+
+    def _collect(self, uid: str, run: _Open, name: str, doc: Document) -> None:
+        """Take a document in, on the intake's thread."""
+        if run.given_up:
+            return
+        try:
+            run.collector(name, dict(doc))
+            if name == "stop":
+                collected = pickle.dumps(run.collector)
+                self._desk.end(uid, run.collector.start_document, run.collector.stop_document, collected)
+        except Exception as error:
+            run.given_up = True
+            with self._lock:
+                self._end(uid)
+            self._desk.give_up(uid, error)
+
+    def _end(self, uid: str) -> None:
+        """Listen no more to a run."""
+        self._open.pop(uid, None)
+        self._parents = {parent: run for parent, run in self._parents.items() if run != uid}
+
+    def _give_up(self, uid: str, error: Exception) -> None:
+        self._open[uid].given_up = True
+        self._end(uid)
+        self._desk.give_up(uid, error)
+
+
+def own(name: str, doc: Document) -> tuple[Document, int]:
+    """A document whose arrays nobody else can change, and its size in documents."""
+    if name not in ("event", "event_page"):
+        return dict(doc), 1
+    numbers = 0
+    data: dict[str, Any] = {}
+    for key, value in doc["data"].items():
+        if isinstance(value, np.ndarray):
+            value = value.copy()
+            numbers += value.size
+        elif isinstance(value, list):
+            value = [v.copy() if isinstance(v, np.ndarray) else v for v in value] if name == "event_page" else value
+            numbers += sum(np.size(v) if isinstance(v, np.ndarray) else 1 for v in value[:1]) * len(value)
+        data[key] = value
+    return {**doc, "data": data}, 1 + numbers // NUMBERS_A_DOCUMENT
+
+
+def events_in(name: str, doc: Document) -> int:
+    """How many events a document brings."""
+    if name == "event_page":
+        return len(doc["seq_num"])
+    if name == "stream_datum":
+        return int(doc["seq_nums"]["stop"] - doc["seq_nums"]["start"])
+    return 1

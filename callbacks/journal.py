@@ -1,0 +1,435 @@
+"""A record on disk of what was begun, so that a restart loses no run and publishes none twice.
+
+One folder for each recipe holds ``journal.jsonl``, one record on each line; ``runs``, the documents of runs that have
+ended and are not done; and ``results``, answers that are not published, as documents that ``read_jsonl`` reads. All of
+it is written on a thread of its own. A disk that is slow or full costs the record, never an analysis.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from bluesky_bayes.callbacks.answers import Lines, plain
+from bluesky_bayes.callbacks.backlog import Lane
+from bluesky_bayes.callbacks.runs import Document
+
+logger = logging.getLogger("bluesky_bayes")
+
+MOST_WAITING = 50_000
+MOST_DONE = 1000
+"""Runs that are done and remembered, so that their results are not published again."""
+MOST_LINES = 20_000
+MOST_BYTES = 2_000_000_000
+"""On disk, in documents and results; beyond that no more are kept until some are done."""
+PACKED = 64
+"""Arrays of more numbers are written as bytes."""
+
+BEGUN, ENDED, ANALYSED, DONE = "begun", "ended", "analysed", "done"
+
+
+class JournalInUseError(RuntimeError):
+    """Another process, or another callback of this one, writes into the folder."""
+
+
+@dataclass
+class Entry:
+    """What is known of a run.
+
+    Attributes
+    ----------
+    uid, label : str
+    state : {"begun", "ended", "analysed", "done"}
+    at : str
+        When its state was reached.
+    kept : bool
+        Whether its documents are in the journal.
+    results : list of str
+        Uids of its results that are not published yet.
+    published : list of str
+        Uids of those that are.
+    reason : str
+        Why it is not done, or what came of it.
+    """
+
+    uid: str
+    label: str
+    state: str = BEGUN
+    at: str = ""
+    kept: bool = False
+    results: list[str] = field(default_factory=list)
+    published: list[str] = field(default_factory=list)
+    reason: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What is missing."""
+        missing = {
+            BEGUN: "begun, its end was not heard",
+            ENDED: "ended, not analysed" + ("" if self.kept else "; its documents are not kept here: give a source"),
+            ANALYSED: "analysed, not published",
+        }[self.state]
+        return f"{self.label}: {missing}" + (f" ({self.reason})" if self.reason else "")
+
+
+class Journal:
+    """The record of one recipe.
+
+    Parameters
+    ----------
+    folder : path
+        Made where it is missing; there is a folder inside for each recipe.
+    digest : str
+        Of the recipe.
+
+    Raises
+    ------
+    JournalInUseError
+    OSError
+        When the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | Path, digest: str) -> None:
+        self.folder = Path(folder).expanduser() / digest[:16]
+        for part in ("runs", "results"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        self._locked = _lock(self.folder / "lock")
+        self.trouble = ""
+        self._guard = threading.Lock()
+        self._writers: dict[str, gzip.GzipFile] = {}
+        self._unkept: set[str] = set()
+        self._entries: dict[str, Entry] = _read(self.folder / "journal.jsonl")
+        self._n_lines = 0
+        self._file: IO[str] | None = None
+        self._tidy()
+        self._rewrite()
+        self._lane = Lane("journal", MOST_WAITING)
+
+    def unfinished(self) -> list[Entry]:
+        """Runs that are not done, oldest first."""
+        with self._guard:
+            return [Entry(**asdict(entry)) for entry in self._entries.values() if entry.state != DONE]
+
+    def is_published(self, uid: str, result: str) -> bool:
+        """Whether a result of a run was published."""
+        with self._guard:
+            return uid in self._entries and result in self._entries[uid].published
+
+    def documents(self, uid: str) -> Iterator[tuple[str, Document]]:
+        """Documents of a run that is kept."""
+        with gzip.open(self._run_path(uid), "rt", encoding="utf-8") as file:
+            for line in file:
+                name, document = json.loads(line, object_hook=_unpacked)
+                yield name, document
+
+    def result_path(self, uid: str) -> Path:
+        """Where a result is kept until it is published."""
+        return self.folder / "results" / f"{_safe(uid)}.jsonl"
+
+    def begin(self, uid: str, label: str) -> None:
+        """Note that a run has begun."""
+        self._put(uid, partial(self._begin, uid, label), must=True)
+
+    def hear(self, uid: str, name: str, doc: Document, size: int) -> None:
+        """Keep a document of a run."""
+        if uid in self._unkept:
+            return
+        if not self._put(uid, partial(self._hear, uid, name, doc), size):
+            self._unkept.add(uid)
+            self._put(uid, partial(self._unkeep, uid, "documents came faster than the disk takes them"), must=True)
+
+    def end(self, uid: str) -> None:
+        """Note that a run has ended: its documents are safe when this is written."""
+        self._put(uid, partial(self._end, uid), must=True)
+
+    def give_up(self, uid: str, reason: str) -> None:
+        """Note why a run is not done; it can be done later."""
+        self._put(uid, partial(self._note, uid, reason=reason), must=True)
+
+    def analysed(self, uid: str, results: list[Lines], then: Callable[[], object]) -> None:
+        """Keep a run's results until they are published, and call `then` when they are safe."""
+        self._put(uid, partial(self._analysed, uid, results, then), must=True)
+
+    def published(self, uid: str, result: str) -> None:
+        """Note that a result is written, and forget it; the run is done with the last of them."""
+        self._put(uid, partial(self._published, uid, result), must=True)
+
+    def done(self, uid: str, reason: str = "") -> None:
+        """Note that there is nothing more to do for a run."""
+        self._put(uid, partial(self._done, uid, reason), must=True)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all is written; gives whether it is."""
+        return self._lane.drained(timeout)
+
+    def close(self, timeout: float) -> None:
+        """Write what waits, for up to `timeout` seconds, and let another callback have the folder."""
+        if not self._lane.close(timeout):
+            logger.error("the journal %s is behind: the disk is slow, and its last records are lost", self.folder)
+            return  # its thread may be writing still
+        for writer in self._writers.values():
+            with contextlib.suppress(OSError):
+                writer.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        _unlock(self._locked)
+
+    def _put(self, uid: str, step: Callable[[], object], size: int = 1, must: bool = False) -> bool:
+        return self._lane.put(partial(self._safely, uid, step), size, must)
+
+    def _safely(self, uid: str, step: Callable[[], object]) -> None:
+        """Do a step, on the journal's thread; what the disk refuses is said once."""
+        try:
+            step()
+        except (OSError, ValueError, TypeError) as error:
+            self._say(error)
+            with contextlib.suppress(OSError):
+                self._unkeep(uid, str(error))
+
+    def _say(self, error: Exception) -> None:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        trouble = f"the journal in {self.folder} cannot be written ({reason}); analyses go on without it"
+        if trouble != self.trouble:
+            logger.error("%s", trouble)
+        self.trouble = trouble
+
+    def _begin(self, uid: str, label: str) -> None:
+        with self._guard:
+            known = self._entries.pop(uid, None)
+            self._entries[uid] = Entry(uid, label, published=known.published if known else [])
+        self._unkept.discard(uid)
+        self._note(uid, state=BEGUN)
+
+    def _hear(self, uid: str, name: str, doc: Document) -> None:
+        if uid in self._unkept:
+            return
+        if uid not in self._writers:
+            if self._bytes() > MOST_BYTES:
+                raise OSError(f"it holds more than {MOST_BYTES / 1e9:g} GB of runs that are not done: bayes.finish()")
+            self._writers[uid] = gzip.open(self._part(uid), "wb", compresslevel=1)
+        self._writers[uid].write(_packed(name, doc))
+
+    def _end(self, uid: str) -> None:
+        kept = False
+        try:
+            if uid not in self._unkept and (writer := self._writers.pop(uid, None)):
+                writer.close()
+                with open(self._part(uid), "rb+") as file:
+                    os.fsync(file.fileno())
+                self._part(uid).replace(self._run_path(uid))
+                kept = True
+        finally:
+            self._note(uid, state=ENDED, kept=kept)
+
+    def _unkeep(self, uid: str, reason: str) -> None:
+        """Keep no more of a run's documents."""
+        self._unkept.add(uid)
+        if writer := self._writers.pop(uid, None):
+            with contextlib.suppress(OSError):
+                writer.close()
+        self._part(uid).unlink(missing_ok=True)
+        if uid in self._entries and not self._entries[uid].kept:
+            self._note(uid, reason=f"its documents are not kept: {reason}")
+
+    def _analysed(self, uid: str, results: list[Lines], then: Callable[[], object]) -> None:
+        for lines in results:
+            _write_safely(self.result_path(lines.uid), lines.text)
+        self._note(uid, state=ANALYSED, results=[lines.uid for lines in results])
+        then()
+
+    def _published(self, uid: str, result: str) -> None:
+        entry = self._entries.get(uid)
+        if entry is None:
+            return
+        entry.results = [each for each in entry.results if each != result]
+        entry.published = [*dict.fromkeys([*entry.published, result])]
+        self._note(uid, **({} if entry.results else {"state": DONE, "reason": ""}))
+        self.result_path(result).unlink(missing_ok=True)
+        if not entry.results:
+            self._forget_documents(uid)
+
+    def _done(self, uid: str, reason: str) -> None:
+        self._note(uid, state=DONE, reason=reason)
+        self._forget_documents(uid)
+
+    def _forget_documents(self, uid: str) -> None:
+        for path in (self._run_path(uid), self._part(uid)):
+            path.unlink(missing_ok=True)
+
+    def _note(self, uid: str, **changes: Any) -> None:
+        """Change an entry and write it down."""
+        with self._guard:
+            entry = self._entries.get(uid)
+            if entry is None:
+                return
+            for name, value in changes.items():
+                setattr(entry, name, value)
+            entry.at = datetime.now(UTC).isoformat(timespec="seconds")
+            done = [uid for uid, each in self._entries.items() if each.state == DONE]
+            for old in done[: max(0, len(done) - MOST_DONE)]:
+                del self._entries[old]
+        if self._n_lines >= MOST_LINES:
+            self._rewrite()
+            return
+        if self._file is None:
+            self._file = open(self.folder / "journal.jsonl", "a", encoding="utf-8")
+        try:
+            self._file.write(f"{json.dumps(asdict(entry))}\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._n_lines += 1
+            self.trouble = ""
+        except OSError:
+            # What was written of the line must not stand before the next one.
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+            self._n_lines = MOST_LINES
+            raise
+
+    def _rewrite(self) -> None:
+        """Write the journal anew, one line for each run."""
+        with self._guard:
+            text = "".join(f"{json.dumps(asdict(entry))}\n" for entry in self._entries.values())
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        _write_safely(self.folder / "journal.jsonl", text.encode())
+        self._n_lines = len(self._entries)
+        self.trouble = ""
+
+    def _tidy(self) -> None:
+        """Find what a power cut left between two records: whole documents are kept, and the rest is removed."""
+        wanted: set[Path] = set()
+        for entry in self._entries.values():
+            path = self._run_path(entry.uid)
+            if entry.state == BEGUN and path.exists():
+                entry.state, entry.kept = ENDED, True
+            if entry.kept and entry.state != DONE:
+                wanted.add(path)
+            wanted.update(map(self.result_path, entry.results))
+        for path in (*(self.folder / "runs").iterdir(), *(self.folder / "results").iterdir()):
+            if path not in wanted:
+                path.unlink(missing_ok=True)
+
+    def _bytes(self) -> int:
+        return sum(entry.stat().st_size for part in ("runs", "results") for entry in os.scandir(self.folder / part))
+
+    def _run_path(self, uid: str) -> Path:
+        return self.folder / "runs" / f"{_safe(uid)}.jsonl.gz"
+
+    def _part(self, uid: str) -> Path:
+        return self.folder / "runs" / f"{_safe(uid)}.part"
+
+
+def _safe(uid: str) -> str:
+    """A uid as the name of a file."""
+    return uid if re.fullmatch(r"[\w-]{1,100}", uid) else hashlib.sha256(uid.encode()).hexdigest()
+
+
+def _write_safely(path: Path, text: bytes) -> None:
+    """Write a file that is there whole or, after a power cut, as it was before."""
+    part = path.with_suffix(".part")
+    with open(part, "wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _read(path: Path) -> dict[str, Entry]:
+    """Entries by uid; a line that was cut by a power failure is left out."""
+    entries: dict[str, Entry] = {}
+    if not path.exists():
+        return entries
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            entry = Entry(**json.loads(line))
+        except (ValueError, TypeError):
+            logger.warning("line %d of %s is no record and left out: was the power cut?", number, path)
+            continue
+        entries.pop(entry.uid, None)
+        entries[entry.uid] = entry
+    return entries
+
+
+def _packed(name: str, doc: Document) -> bytes:
+    """One document on a line; long arrays as bytes, which is fast and exact."""
+    if name in ("event", "event_page"):
+        doc = {**doc, "data": {key: _pack(value) for key, value in doc["data"].items()}}
+    return f"{json.dumps([name, doc], default=_pack_or_plain)}\n".encode()
+
+
+def _pack(value: Any) -> Any:
+    if isinstance(value, list) and len(value) > PACKED and all(type(each) in (int, float) for each in value):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray) and value.size > PACKED and value.dtype.kind in "biuf":
+        data = base64.b64encode(value.tobytes()).decode()
+        return {"__array__": data, "dtype": value.dtype.str, "shape": value.shape}
+    return value
+
+
+def _pack_or_plain(value: Any) -> Any:
+    packed = _pack(value)
+    return plain(value) if packed is value else packed
+
+
+def _unpacked(value: dict[str, Any]) -> Any:
+    if "__array__" not in value:
+        return value
+    array = np.frombuffer(base64.b64decode(value["__array__"]), dtype=value["dtype"])
+    return array.reshape(value["shape"])
+
+
+def _lock(path: Path) -> IO[str]:
+    """Have the folder for this callback alone; a process that dies lets it go.
+
+    Raises
+    ------
+    JournalInUseError
+    """
+    file = open(path, "a+", encoding="utf-8")
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # no such locks on this system
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise JournalInUseError(
+            f"the journal in {path.parent} is in use by process {owner}: close that callback (bayes.close()) or give "
+            "this one another folder"
+        ) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _unlock(file: IO[str]) -> None:
+    file.close()

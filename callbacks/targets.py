@@ -1,0 +1,164 @@
+"""Where results go: a Tiled container, a databroker, or a callable; and what their refusals mean."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from bluesky_bayes.callbacks.answers import Lines
+
+logger = logging.getLogger("bluesky_bayes")
+Write: TypeAlias = Callable[[Lines], None]
+
+PASSING = (408, 409, 425, 429)
+"""Answers of a server, besides those from 500, after which it is worth to try again."""
+
+
+class RefusedError(RuntimeError):
+    """A result that was refused for good; the sentence says by whom and why."""
+
+
+class UnreachableError(RuntimeError):
+    """A server that is down, slow or busy: the result is tried again."""
+
+
+def writer(target: Any) -> Write:
+    """Make a function that writes a result to a target of this process, unless it is there already.
+
+    Parameters
+    ----------
+    target : Tiled container, databroker or callable
+        A Tiled container client that may be written to, a ``Broker`` (or a catalogue whose ``.v1`` is one), or
+        a callable ``(name, document)``.
+
+    Raises
+    ------
+    TypeError
+        When it is none of these.
+    ModuleNotFoundError
+        For a Tiled container without ``bluesky-tiled-plugins``.
+    """
+    if hasattr(target, "create_container"):
+        from bluesky_tiled_plugins import TiledWriter
+
+        return lambda lines: _into_tiled(target, TiledWriter, lines)
+    if hasattr(target, "insert"):
+        return lambda lines: _into_broker(target, lines)
+    if hasattr(target, "v1"):
+        return lambda lines: _into_broker(target.v1, lines)
+    if callable(target):
+        return lambda lines: _send(target, lines)
+    raise TypeError(
+        "publish must be the address of a Tiled container ('http://localhost:8000/processed'), a Tiled container "
+        f"client (client['processed']), a databroker Broker or a callable (name, document); got {type(target).__name__}"
+    )
+
+
+def checked_uri(uri: str) -> str:
+    """Give the address of a Tiled container, if it is one.
+
+    Raises
+    ------
+    ValueError
+        When it is no address of a container, or holds a key.
+    """
+    parts = urlsplit(uri)
+    if "api_key" in parts.query or parts.username or parts.password:
+        raise ValueError("do not write a key into the address, others can see it there; set TILED_API_KEY")
+    if parts.scheme not in ("http", "https") or not parts.netloc or not parts.path.strip("/"):
+        raise ValueError(
+            f"publish must name a container in a Tiled server, such as 'http://localhost:8000/processed'; got {uri!r}"
+        )
+    return uri
+
+
+def prepare_to_write() -> None:
+    """Make a process ready to write to Tiled: its client tries again twice, and the callback after that."""
+    os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
+    import bluesky_tiled_plugins  # noqa: F401
+    import tiled.client  # noqa: F401
+
+
+def write_to_uri(uri: str, lines: Lines) -> None:
+    """Write a result into the container at an address, in a process of its own; the key is TILED_API_KEY.
+
+    Raises
+    ------
+    RefusedError, UnreachableError
+    """
+    try:
+        if uri not in _opened:
+            _opened[uri] = writer(_container(uri))
+        _opened[uri](lines)
+    except Exception as error:
+        _opened.pop(uri, None)
+        reason = f"{uri}: {_words(error)}"
+        raise (UnreachableError if is_passing(error) else RefusedError)(reason) from None
+
+
+_opened: dict[str, Write] = {}
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell whether what kept a result from being written may pass by itself."""
+    if isinstance(error, RefusedError):
+        return False
+    response = getattr(error, "response", None)
+    if (status := getattr(response, "status_code", None)) is not None:
+        return status >= 500 or status in PASSING
+    kinds: list[type[BaseException]] = [OSError, UnreachableError]
+    for module, kind in (("httpx", "TransportError"), ("pymongo.errors", "ConnectionFailure")):
+        if module in sys.modules:
+            kinds.append(getattr(sys.modules[module], kind))
+    return isinstance(error, tuple(kinds))
+
+
+def _words(error: Exception) -> str:
+    if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+        return f"{error}; is TILED_API_KEY set, and may it write there?"
+    return f"{type(error).__name__}: {error}"
+
+
+def _container(uri: str) -> Any:
+    """Client of a container, by its short address or by that of the programming interface."""
+    from tiled.client import from_uri
+
+    if "/api/v1/" in uri:
+        return from_uri(uri)
+    parts = urlsplit(uri)
+    node = from_uri(f"{parts.scheme}://{parts.netloc}")
+    for key in parts.path.strip("/").split("/"):
+        if key not in node:
+            raise RefusedError(f"there is no container {key!r}, or this key may not see it; make it first")
+        node = node[key]
+    return node
+
+
+def _into_tiled(container: Any, tiled_writer: Any, lines: Lines) -> None:
+    """Write a run that is not there yet; one that was left half-written is deleted first."""
+    if lines.uid in container:
+        if "stop" in container[lines.uid].metadata:
+            logger.info("result %s is there already", lines.uid)
+            return
+        container.delete_contents(lines.uid, recursive=True, external_only=False)
+    # By default short arrays are stored in a table, from where they may come back as text.
+    _send(tiled_writer(container, max_array_size=0), lines)
+
+
+def _into_broker(broker: Any, lines: Lines) -> None:
+    """Insert a run that is not there yet."""
+    try:
+        there = bool(broker[lines.uid].stop)
+    except Exception:  # each version says in its own way that a run is not there
+        there = False
+    if not there:
+        _send(broker.insert, lines)
+
+
+def _send(write: Callable[[str, dict[str, Any]], object], lines: Lines) -> None:
+    for name, document in lines.documents():
+        write(name, document)
