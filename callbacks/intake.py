@@ -56,7 +56,7 @@ class _Open:
     watched: set[str] = field(default_factory=set)
     n_new: int = 0
     since: float = field(default_factory=time.monotonic)
-    asked: bool = False
+    n_asked: int = 0
     given_up: bool = False
 
 
@@ -172,13 +172,13 @@ class Intake:
         now = time.monotonic()
         enough = self._every_events is not None and run.n_new >= self._every_events
         late = self._every_seconds is not None and now - run.since >= self._every_seconds
-        if (enough or late) and not run.asked:
-            run.n_new, run.since, run.asked = 0, now, True
-            self._lane.put(partial(self._ask, uid, run), must=True)
+        if enough or late:
+            run.n_new, run.since, run.n_asked = 0, now, run.n_asked + 1
+            self._lane.put(partial(self._ask, uid, run, run.n_asked), must=True)
 
-    def _ask(self, uid: str, run: _Open) -> None:
-        run.asked = False
-        if not run.given_up:
+    def _ask(self, uid: str, run: _Open, number: int) -> None:
+        """Ask for an answer so far, unless a newer request follows."""
+        if number == run.n_asked and not run.given_up:
             self._desk.ask(uid, pickle.dumps(run.collector))
 
     def _collect(self, uid: str, run: _Open, name: str, doc: Document) -> None:

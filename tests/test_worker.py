@@ -1,6 +1,7 @@
 """The worker process may die at any stage: it is replaced, and the job done once more."""
 
 import threading
+import time
 from pathlib import Path
 
 import fakes
@@ -102,7 +103,7 @@ def test_a_lane_keeps_the_order_survives_errors_and_says_when_it_is_full(caplog:
 def test_a_lane_lets_other_threads_in(monkeypatch: pytest.MonkeyPatch) -> None:
     rests = list[float]()
     monkeypatch.setattr(backlog, "SECONDS_AT_A_STRETCH", -1.0)
-    monkeypatch.setattr(backlog.time, "sleep", rests.append)
+    monkeypatch.setattr(time, "sleep", rests.append)
     lane = Lane("steps", 100)
     for _ in range(20):
         lane.put(lambda: None)
