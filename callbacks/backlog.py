@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 logger = logging.getLogger("bluesky_bayes")
@@ -183,10 +184,11 @@ class Lane:
 
     def __init__(self, name: str, capacity: int) -> None:
         self._name, self._capacity = name, capacity
-        self._steps: deque[tuple[Callable[[], object], int]] = deque()
-        self._held = 0
-        self._busy = self._closed = False
-        self._changed = threading.Condition()
+        self._steps: SimpleQueue[tuple[Callable[[], object], int] | None] = SimpleQueue()
+        # The thread holds no lock: who hands in would wait for it again and again while it is behind.
+        self._given = self._taken = 0
+        self._giving = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(target=self._serve, name=f"bluesky_bayes {name}", daemon=True)
         self._thread.start()
 
@@ -201,46 +203,39 @@ class Lane:
         must : bool
             Taken even if there is no room: for the few steps that are not documents.
         """
-        with self._changed:
-            if self._closed or (self._held + size > self._capacity and not must):
+        with self._giving:
+            if self._closed or (self._given - self._taken + size > self._capacity and not must):
                 return False
-            self._steps.append((step, size))
-            self._held += size
-            if not self._busy:
-                self._changed.notify_all()
+            self._given += size
+            self._steps.put((step, size))
             return True
 
     def drained(self, timeout: float) -> bool:
-        """Wait until all steps are done; gives whether they are."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._steps and not self._busy, timeout)
+        """Wait until all steps handed in so far are done; gives whether they are."""
+        done = threading.Event()
+        if not self.put(done.set, size=0, must=True):
+            self._thread.join(timeout)
+            return not self._thread.is_alive()
+        return done.wait(timeout)
 
     def close(self, timeout: float) -> bool:
         """Take no more steps and let those handed in be done for up to `timeout` seconds; gives whether they were."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        with self._giving:
+            if not self._closed:
+                self._closed = True
+                self._steps.put(None)
         return self.drained(timeout)
 
     def _serve(self) -> None:
         rested = time.monotonic()
-        while True:
-            with self._changed:
-                if not self._steps:
-                    self._busy = False
-                    self._changed.notify_all()
-                    self._changed.wait_for(lambda: self._steps or self._closed)
-                    rested = time.monotonic()
-                if not self._steps:
-                    return
-                step, size = self._steps.popleft()
-                self._held -= size
-                self._busy = True
+        while (taken := self._steps.get()) is not None:
+            step, size = taken
+            self._taken += size
             try:
                 step()
             except Exception:
                 logger.exception("a step of %s failed; the next one is done", self._name)
-            del step
+            del step, taken
             if time.monotonic() - rested > SECONDS_AT_A_STRETCH:
                 time.sleep(SECONDS_OF_REST)
                 rested = time.monotonic()

@@ -203,8 +203,7 @@ def _last_words(status: int) -> str:
 def serve() -> None:
     """Answer jobs from standard input until it closes: the main loop of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
+    _give_way()
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what an analysis prints must not mix with the answers
     sys.stdin = open(os.devnull)
@@ -216,6 +215,14 @@ def serve() -> None:
         return
     except BrokenPipeError:
         os._exit(1)  # nobody is there to hear the answer
+
+
+def _give_way() -> None:
+    """Let the acquisition have the processor first."""
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as group:
+        group.write(str(NICENESS))  # some Linux systems share the processor among sessions, not processes
 
 
 def _answer(payload: bytes) -> bytes:

@@ -1,0 +1,124 @@
+"""Many runs back to back, with a journal and publishing: nothing lost, nothing doubled, memory that stays.
+
+The memory of the profile and of its worker is sampled after each run; the slope is that of a straight line through all
+but the first fifth of the runs, with the standard error of its residuals. At the end 5000 documents come at once.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+import fakes
+import numpy as np
+from machine import describe
+from problems import nagata_candidates
+from server import tiled_server
+
+from bluesky_bayes import Analysis, Gaussian
+from bluesky_bayes.callbacks import BayesCallback
+from bluesky_bayes.simulated import three_peaks
+
+
+def main() -> None:
+    """Print memory, slopes, and what became of the runs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--burst", type=int, default=5000, help="documents that come at once")
+    parser.add_argument("--quick", action="store_true", help="made-up answers, published to a list")
+    options = parser.parse_args()
+    print(describe())
+    with _target(options.quick) as (target, published), tempfile.TemporaryDirectory() as folder:
+        analysis = fakes.Quick() if options.quick else Analysis(nagata_candidates(range(5)), noise=Gaussian(0.1))
+        with BayesCallback(analysis, publish=target, journal=folder) as bayes:
+            uids, memory = _runs(bayes, options.runs)
+            _burst(bayes, options.burst)
+            uids.append(bayes.last.data.origin.run_uid)
+            late = [uid for uid in uids[-50:] if bayes.published(uid, timeout=600) is None]
+            left = bayes.unfinished()
+        counts = Counter(published())
+        print(f"{len(uids)} runs: {sum(counts[uid] == 0 for uid in uids)} without a result, ", end="")
+        print(f"{sum(counts[uid] > 1 for uid in uids)} with more than one, {len(late) + len(left)} not done")
+    for name, values in memory.items():
+        slope, error = _slope(values[len(values) // 5 :])
+        print(
+            f"{name:8} {values[0]:7.1f} MB after the first run, {max(values):7.1f} MB at most, "
+            f"{values[-1]:7.1f} MB at the end; {slope * 1e3:+.1f} ± {error * 1e3:.1f} kB a run"
+        )
+
+
+def _runs(bayes: BayesCallback, n_runs: int) -> tuple[list[str], dict[str, list[float]]]:
+    uids, memory = [], {"profile": [], "worker": []}
+    x = np.linspace(0.0, 3.0, 301)
+    begin = time.perf_counter()
+    for i in range(n_runs):
+        y = three_peaks(x) + 0.1 * np.random.default_rng(i).standard_normal(x.size)
+        documents = fakes.measured(x.tolist(), y.tolist())
+        for name, doc in documents:
+            bayes(name, doc)
+        uids.append(documents[0][1]["uid"])
+        bayes.result(uids[-1], timeout=600)
+        memory["profile"].append(_megabytes(os.getpid()))
+        memory["worker"].append(max(map(_megabytes, _children())))
+    print(f"{n_runs} runs in {time.perf_counter() - begin:.0f} s")
+    return uids, memory
+
+
+def _burst(bayes: BayesCallback, n: int) -> None:
+    documents = fakes.scan_documents(n=n)
+    costs = []
+    begin = time.perf_counter()
+    for name, doc in documents:
+        start = time.perf_counter()
+        bayes(name, doc)
+        costs.append(time.perf_counter() - start)
+    took = time.perf_counter() - begin
+    found = bayes.result(documents[0][1]["uid"], timeout=600)
+    print(
+        f"{n} documents in {took * 1e3:.0f} ms ({n / took / 1e3:.0f} a ms), all {found.data.n} points analysed: "
+        f"{np.median(costs) * 1e3:.4f} ms each (median), {max(costs) * 1e3:.2f} ms at most"
+    )
+
+
+def _megabytes(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _children() -> list[int]:
+    """Processes that this one started: the worker, and what writes results."""
+    return [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+
+
+def _slope(values: list[float]) -> tuple[float, float]:
+    """Slope of a straight line and its standard error."""
+    if len(values) < 3:
+        return np.nan, np.nan
+    (slope, _), covariance = np.polyfit(np.arange(len(values)), values, 1, cov="unscaled")
+    residuals = np.asarray(values) - np.polyval(np.polyfit(np.arange(len(values)), values, 1), np.arange(len(values)))
+    return slope, float(np.sqrt(covariance[0, 0] * np.sum(residuals**2) / (len(values) - 2)))
+
+
+@contextmanager
+def _target(quick: bool) -> Iterator[tuple[Any, Any]]:
+    """Where to publish, and a function that lists the raw runs of what was published."""
+    if quick:
+        raw_uids: list[str] = []
+        yield lambda name, doc: raw_uids.append(doc["original_run_uid"]) if name == "start" else None, lambda: raw_uids
+        return
+    with tiled_server() as (address, client):
+        yield (
+            f"{address}/processed",
+            lambda: [run.metadata["start"]["original_run_uid"] for run in client["processed"].values()],
+        )
+
+
+if __name__ == "__main__":
+    main()
