@@ -136,6 +136,11 @@ class BayesCallback:
         """The latest final answer."""
         return self._last
 
+    @property
+    def closed(self) -> bool:
+        """Whether it hears nothing more."""
+        return self._closed
+
     def latest(self, uid: str) -> Selection | None:
         """Give the newest answer for a run, final or so far; None where there is none yet.
 
@@ -199,6 +204,14 @@ class BayesCallback:
 
         self._intake.ask(uid, then)
         return asked
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Have ``function(*arguments)`` computed in the worker process, after what waits there.
+
+        All three must be picklable: ``bayes.submit(bayes.analysis, data)`` answers for data that no single run gave.
+        The future carries what the function raised, or that the process died over it.
+        """
+        return self._worker.submit(function, lambda: arguments)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Have ``listener(uid, selection, final)`` called for each answer, on a thread of its own.

@@ -134,9 +134,13 @@ class Intake:
 
     def _run_of(self, name: str, doc: Document) -> str:
         """Find the run a document belongs to; empty for documents that are not needed."""
-        if name in ("event", "event_page"):
+        if name in ("event", "event_page", "stream_datum"):
             return self._parents.get(doc["descriptor"], "")
-        return str(doc["run_start"]) if name in ("descriptor", "stop") else ""
+        if name in ("datum", "datum_page", "bulk_datum"):
+            return self._parents.get(doc["resource"], "")
+        if name == "resource" and "run_start" not in doc and len(self._open) == 1:
+            return next(iter(self._open))  # as older devices wrote it
+        return str(doc["run_start"]) if name in ("descriptor", "resource", "stream_resource", "stop") else ""
 
     def _begin(self, start: Document) -> None:
         uid = start["uid"]
@@ -151,10 +155,10 @@ class Intake:
     def _take(self, uid: str, name: str, doc: Document) -> None:
         run = self._open[uid]
         kept, size = own(name, doc)
-        if name == "descriptor":
+        if name in ("descriptor", "resource"):
             self._parents[doc["uid"]] = uid
-            if doc.get("name", "primary") == self._analysis.stream:
-                run.watched.add(doc["uid"])
+        if name == "descriptor" and doc.get("name", "primary") == self._analysis.stream:
+            run.watched.add(doc["uid"])
         if not self._lane.put(partial(self._collect, uid, run, name, kept), size, must=name in ("start", "stop")):
             raise NotDoneError(
                 f"given up: {MOST_WAITING} documents wait to be taken in, they come faster than this computer can; "

@@ -142,7 +142,7 @@ def test_after_a_power_cut_every_run_is_finished_once_and_the_rest_is_named(tmp_
         file.write(b'{"uid": "cut off')
 
     server = Server()
-    with BayesCallback(fakes.Moody(), publish=server, journal=folder, time_limit=2.0) as bayes:
+    with BayesCallback(fakes.Moody(), publish=server, journal=folder, time_limit=4.0) as bayes:
         unfinished = bayes.unfinished()
         assert [entry.uid for entry in unfinished.entries] == ["analysed", "hangs", "waits", "goes on"]
         lines = str(unfinished).splitlines()

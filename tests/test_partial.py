@@ -158,3 +158,12 @@ def play(callback: BayesCallback, documents: list[tuple[str, Any]]) -> str:
         callback(name, doc)
     uid: str = documents[0][1].get("uid", "")
     return uid
+
+
+def test_anything_else_may_be_computed_in_the_worker() -> None:
+    with BayesCallback(fakes.Quick()) as bayes:
+        assert bayes.submit(divmod, 7, 2).result(SECONDS) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            bayes.submit(divmod, 7, 0).result(SECONDS)
+        assert not bayes.closed
+    assert bayes.closed
