@@ -211,9 +211,9 @@ def test_an_error_carries_where_it_happened_in_the_worker(bayes: BayesCallback) 
 
 
 def test_an_analysis_that_hangs_is_ended_tried_once_more_and_then_given_up_in_words(written: Written) -> None:
-    with BayesCallback(fakes.Moody(), publish=written, time_limit=5.0) as bayes:
+    with BayesCallback(fakes.Moody(), publish=written, time_limit=8.0) as bayes:
         always, fine = (hear(bayes, fakes.scan_documents(mood)) for mood in ("hangs", "fine"))
-        with pytest.raises(WorkerDiedError, match=r"lost 2 times .* no answer within 5 s and was ended"):
+        with pytest.raises(WorkerDiedError, match=r"lost 2 times .* no answer within 8 s and was ended"):
             bayes.result(always, SECONDS)
         assert bayes.result(fine, SECONDS).best.model.name == "1 peak"
         bayes.published(always, SECONDS)
