@@ -22,8 +22,8 @@ from bluesky_bayes.callbacks.runs import (
     NothingToAnalyseError,
     RunCollector,
     dataset_of,
-    datasets_of,
     label_of,
+    pieces_of,
 )
 from bluesky_bayes.callbacks.worker import Worker, WorkerDiedError
 from bluesky_bayes.candidates import Candidates
@@ -78,7 +78,7 @@ class BayesCallback:
         self._lock = threading.RLock()
         self._runs: dict[str, _Run] = {}
         self._open: dict[str, RunCollector] = {}
-        self._descriptors: dict[str, str] = {}
+        self._parents: dict[str, str] = {}
         self._last: Selection | None = None
         self._trouble = ""
         self._closed = False
@@ -219,9 +219,13 @@ class BayesCallback:
 
     def _run_of(self, name: str, doc: Document) -> str:
         """Find the run a document belongs to; empty for documents that are not needed."""
-        if name in ("event", "event_page"):
-            return self._descriptors.get(doc["descriptor"], "")
-        return str(doc["run_start"]) if name in ("descriptor", "stop") else ""
+        if name in ("event", "event_page", "stream_datum"):
+            return self._parents.get(doc["descriptor"], "")
+        if name in ("datum", "datum_page", "bulk_datum"):
+            return self._parents.get(doc["resource"], "")
+        if name == "resource" and "run_start" not in doc and len(self._open) == 1:
+            return next(iter(self._open))  # as older devices wrote it
+        return str(doc["run_start"]) if name in ("descriptor", "resource", "stream_resource", "stop") else ""
 
     def _begin(self, start: Document) -> None:
         uid = start["uid"]
@@ -233,7 +237,7 @@ class BayesCallback:
             )
         self._make_room()
         self._runs[uid] = _Run(label_of(start))
-        self._open[uid] = RunCollector(self.analysis.stream)
+        self._open[uid] = RunCollector(self.analysis)
         self._open[uid]("start", dict(start))
 
     def _is_answered(self, uid: str) -> bool:
@@ -252,8 +256,8 @@ class BayesCallback:
     def _collect(self, uid: str, name: str, doc: Document) -> None:
         collector = self._open[uid]
         collector(name, dict(doc))
-        if name == "descriptor":
-            self._descriptors[doc["uid"]] = uid
+        if name in ("descriptor", "resource"):
+            self._parents[doc["uid"]] = uid
         elif name == "stop":
             self._end(uid)
             job = self._worker.submit(answer, self.analysis, collector)
@@ -262,7 +266,7 @@ class BayesCallback:
     def _end(self, uid: str) -> None:
         """Listen no more to a run."""
         del self._open[uid]
-        self._descriptors = {descriptor: run for descriptor, run in self._descriptors.items() if run != uid}
+        self._parents = {parent: run for parent, run in self._parents.items() if run != uid}
 
     def _give_up(self, uid: str, error: Exception) -> None:
         run = self._runs[uid]
@@ -344,15 +348,15 @@ def prepare(candidates: Candidates) -> None:
 
 def answer(analysis: Analysis, collector: RunCollector) -> list[Outcome]:
     """Analyse the data sets of one run, in the worker process; one that cannot be analysed does not end the rest."""
-    data = datasets_of(collector.collected(), analysis)
-    if len(data) == 1:
-        return [(analysis(data[0]), data[0].origin.events)]
+    pieces = pieces_of(collector.collected(), analysis)
+    if len(pieces) == 1:
+        return [(analysis(pieces[0].dataset()), pieces[0].events)]
     outcomes: list[Outcome] = []
-    for each in data:
+    for piece in pieces:
         try:
-            outcomes.append((analysis(each), each.origin.events))
+            outcomes.append((analysis(piece.dataset()), piece.events))
         except ValueError as error:
-            outcomes.append((error, each.origin.events))
+            outcomes.append((error, piece.events))
     return outcomes
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -74,15 +75,15 @@ class RunCollector(DocumentRouter):
 
     Parameters
     ----------
-    stream : str, optional
-        Keep the numbers of this stream only; of all streams by default.
+    analysis : Analysis, optional
+        Keep the numbers that it asks for only; all by default.
     """
 
-    def __init__(self, stream: str | None = None) -> None:
+    def __init__(self, analysis: Analysis | None = None) -> None:
         super().__init__()
         self.start_document: Document = {}
         self.stop_document: Document = {}
-        self._stream = stream
+        self._stream = analysis.stream if analysis else None
         self._tables: dict[str, _Table] = {}
         self._room = MOST_NUMBERS
 
@@ -277,6 +278,31 @@ def _document(line: str, where: str) -> tuple[str, Document]:
 def dataset_of(run: CollectedRun, analysis: Analysis) -> Dataset:
     """The data set of a run, the last one where there are several: see `datasets_of`."""
     return datasets_of(run, analysis)[-1]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A data set that is still to be made, so that one that cannot be made does not end the others.
+
+    Attributes
+    ----------
+    dataset : callable
+        Gives the data set, or raises ValueError.
+    events : tuple of int
+        Numbers of the events that hold it, where they are not all.
+    """
+
+    dataset: Callable[[], Dataset]
+    events: tuple[int, ...] = ()
+
+
+def pieces_of(run: CollectedRun, analysis: Analysis) -> list[Piece]:
+    """What a run falls into, at least one piece; see `datasets_of`."""
+    return [Piece(partial(_given, data), data.origin.events) for data in datasets_of(run, analysis)]
+
+
+def _given(data: Dataset) -> Dataset:
+    return data
 
 
 def datasets_of(run: CollectedRun, analysis: Analysis) -> list[Dataset]:

@@ -135,7 +135,7 @@ def test_a_run_that_would_fill_the_memory_is_refused_in_a_sentence(monkeypatch: 
 
 def test_streams_that_are_not_asked_for_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "MOST_NUMBERS", 8)
-    collector = RunCollector("dark")
+    collector = RunCollector(analysis(stream="dark"))
     for name, doc in fakes.scan_documents():
         collector(name, doc)
     assert collector.collected().streams["primary"]["det"].size == 0
