@@ -173,7 +173,7 @@ class RunCollector:
 
     def _descriptor(self, doc: Document) -> None:
         if doc["uid"] not in self._tables:
-            self._tables[doc["uid"]] = _Table(plain(dict(doc)), self._asked)
+            self._tables[str(doc["uid"])] = _Table(plain(dict(doc)), self._asked)
 
     def _event(self, doc: Document) -> None:
         self._append(self._tables[doc["descriptor"]], doc["seq_num"], doc["data"])
@@ -188,7 +188,7 @@ class RunCollector:
             self._event(event)
 
     def _resource(self, doc: Document) -> None:
-        self._resources.setdefault(doc["uid"], plain(dict(doc)))
+        self._resources.setdefault(str(doc["uid"]), plain(dict(doc)))
         self._take(len(doc))
 
     def _datum(self, doc: Document) -> None:
@@ -204,15 +204,15 @@ class RunCollector:
 
     def _keep_datum(self, resource: str, datum_id: str, kwargs: Document) -> None:
         if self._take(10 + len(kwargs)):
-            kept = {"resource": resource, "datum_id": datum_id, "datum_kwargs": plain(dict(kwargs))}
-            self._datums[datum_id] = kept
+            kept = {"resource": str(resource), "datum_id": str(datum_id), "datum_kwargs": plain(dict(kwargs))}
+            self._datums[str(datum_id)] = kept
 
     def _stream_datum(self, doc: Document) -> None:
         table = self._tables[doc["descriptor"]]
         if table.stream in self._asked and self._take(10):
             seq_nums, indices = doc["seq_nums"], doc["indices"]
             ends = [int(ends[end]) for ends in (seq_nums, indices) for end in ("start", "stop")]
-            self._spans[doc["uid"]] = (table.stream, Span(str(doc["stream_resource"]), *ends))
+            self._spans[str(doc["uid"])] = (table.stream, Span(str(doc["stream_resource"]), *ends))
 
     def _stop(self, doc: Document) -> None:
         self.stop_document = plain(dict(doc))
