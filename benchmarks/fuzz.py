@@ -37,6 +37,8 @@ from bluesky_bayes.preparation import Image, Level, Mask, Preparation, Rebin
 
 Stream = list[tuple[Any, Any]]
 
+SECONDS = 5.0
+"""What one short stream may take, files and sentences included."""
 CANDIDATES = peaks(counts=[0, 1])
 PREPARATIONS = [
     Preparation(),
@@ -253,7 +255,7 @@ def streams(n: int, seed: int, seeds: list[Stream]) -> Iterator[tuple[Stream, An
     rng = random.Random(seed)
     for _ in range(n):
         one, two = (rng.choice(seeds) if seeds and rng.random() < 0.5 else generated(rng) for _ in range(2))
-        yield mutated(one, two, rng), rng.choice(ANALYSES if rng.random() < 0.7 else ANALYSES[:6])
+        yield mutated(one, two, rng), rng.choice(ANALYSES if rng.random() < 0.5 else ANALYSES[:1])
 
 
 class Judge:
@@ -280,7 +282,9 @@ class Judge:
             self._callback._give_up(uid, ValueError("never stopped"))  # noqa: SLF001
             self.outcomes["never stopped"] += 1
         self.outcomes["streams"] += 1
-        self.slowest = max(self.slowest, time.perf_counter() - begin)
+        self.slowest = max(self.slowest, seconds := time.perf_counter() - begin)
+        if seconds > SECONDS:
+            self.failures.append(f"took {seconds:.1f} s: {str(stream)[:300]}")
 
     def submit(self, function: Callable[..., Any], analysis: Analysis, collector: Any) -> Future[Any]:
         """Do what the worker process does, up to the analysis itself."""

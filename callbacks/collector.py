@@ -22,6 +22,9 @@ MOST_NUMBERS = 2_000_000
 MOST_ENTRIES = 100_000
 """Entries that are kept of one document."""
 DEEPEST = 30
+LONGEST_NAME = 60
+MOST_LISTED = 30
+"""What of the names in a run is told in a sentence."""
 
 SCALARS = ("number", "integer", "boolean")
 BASELINE = "baseline"
@@ -111,7 +114,14 @@ class CollectedRun:
 def label_of(start: Document) -> str:
     """How people name a run in a sentence: ``run 0123abcd (scan 7)``."""
     scan_id = start.get("scan_id")
-    return f"run {str(start.get('uid', '?'))[:8]}" + (f" (scan {scan_id})" if scan_id is not None else "")
+    return f"run {str(start.get('uid', '?'))[:8]}" + (f" (scan {str(scan_id)[:20]})" if scan_id is not None else "")
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names for a sentence, cut where they are many or long."""
+    texts = [repr(name) if len(str(name)) <= LONGEST_NAME else f"{str(name)[:LONGEST_NAME]!r}..." for name in names]
+    more = [f"{len(texts) - MOST_LISTED} more"] if len(texts) > MOST_LISTED else []
+    return ", ".join(texts[:MOST_LISTED] + more)
 
 
 class RunCollector:

@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,6 +26,7 @@ from bluesky_bayes.callbacks.collector import (
     NothingToAnalyseError,
     Span,
     is_image,
+    listed,
     longer,
     pattern_of,
     shape_of,
@@ -80,7 +81,7 @@ def with_files(run: CollectedRun, stream: str, names: Sequence[str | None], anal
         seq_nums = seq_nums[np.isin(seq_nums, source.seq_nums)]
     if not seq_nums.size:
         raise NothingToAnalyseError(
-            f"no event in stream {stream!r} of {run.label} has its part of the files with {_listed(outside)}"
+            f"no event in stream {stream!r} of {run.label} has its part of the files with {listed(outside)}"
         )
     rows = np.flatnonzero(np.isin(run.seq_nums[stream], seq_nums)).tolist()
     columns = {name: values[rows] for name, values in run.streams[stream].items() if rows}
@@ -132,8 +133,8 @@ def _source(run: CollectedRun, stream: str, name: str, analysis: Analysis, deadl
     key = run.data_keys[stream][name]
     if is_image(key) and analysis.preparation.image is None:
         raise NothingToAnalyseError(
-            f"{name!r} of {run.label} is an image of shape {shape_of(key)} and a pattern has one dimension: say how it "
-            "becomes one, Preparation(image=Image(rows=..., columns=..., sum='rows'))"
+            f"{name!r} of {run.label} is an image of shape ({listed(shape_of(key))}) and a pattern has one "
+            "dimension: say how it becomes one, Preparation(image=Image(rows=..., columns=..., sum='rows'))"
         )
     if str(key["external"]).startswith("STREAM:"):
         return _stream_source(run, stream, name, analysis, deadline)
@@ -228,8 +229,8 @@ class _Rows:
         if mimetype == TIFF:
             return lambda row: self._tiff(path, parameters, row)
         raise NotThereError(
-            f"{self._what} lies in files of type {mimetype!r}, of which only HDF5 and TIFF are read here; name a Tiled "
-            "container of the raw runs, Analysis(files=Files(tiled=...))"
+            f"{self._what} lies in files of type {listed([mimetype])}, of which only HDF5 and TIFF are read "
+            "here; name a Tiled container of the raw runs, Analysis(files=Files(tiled=...))"
         )
 
     def _patiently(self, read: Callable[[], Array]) -> Array:
@@ -249,12 +250,12 @@ class _Rows:
         h5py = _module("h5py", self._what)
         if not path.exists():
             raise NotThereError(self._missing(path))
-        for swmr in (False, True):  # the latter is what a file that is still written to may allow
-            try:
-                return h5py.File(path, "r", swmr=swmr)
-            except OSError as error:
-                failed = error
-        raise NotThereError(self._unreadable(path, failed)) from failed
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            with suppress(OSError):  # a file that is written to may allow this
+                return h5py.File(path, "r", swmr=True)
+            raise NotThereError(self._unreadable(path, error)) from error
 
     def _hdf5_row(self, file: Any, path: Path, name: str, row: int) -> Array:
         h5py = _module("h5py", self._what)
@@ -263,7 +264,7 @@ class _Rows:
             there: list[str] = []
             file.visititems(lambda where, node: there.append(f"/{where}") if isinstance(node, h5py.Dataset) else None)
             raise NotThereError(
-                f"{path} has no dataset {name!r} for {self._what}; it has {_listed(there[:10]) or 'none at all'}"
+                f"{path} has no dataset {name!r} for {self._what}; it has {listed(there[:10]) or 'none at all'}"
             )
         if dataset.dtype.kind not in "biuf" and h5py.check_vlen_dtype(dataset.dtype) is None:
             raise NothingToAnalyseError(f"dataset {name!r} of {path} holds no numbers but {dataset.dtype}")
@@ -296,7 +297,7 @@ class _Rows:
             one = 0
         if not one or whole % one or (self._image is not None and declared[-2:] != shape[-2:]):
             raise NothingToAnalyseError(
-                f"{path} has rows of shape {shape[1:]} for {self._what}, where the documents say {declared}"
+                f"{path} has rows of shape {shape[1:]} for {self._what}, where the documents say ({listed(declared)})"
             )
         n = whole // one
         return row * n, n
@@ -324,7 +325,8 @@ class _Rows:
                 raise NotThereError(self._unreadable(file, error)) from error
             if declared and all(isinstance(m, int) for m in declared) and tuple(declared[-2:]) != image.shape[-2:]:
                 raise NothingToAnalyseError(
-                    f"{file} is an image of shape {image.shape} for {self._what}, where the documents say {declared}"
+                    f"{file} is an image of shape {image.shape} for {self._what}, where the documents say "
+                    f"({listed(declared)})"
                 )
             patterns.append(self._row(image, file))
         return np.asarray(sum(patterns))
@@ -356,7 +358,7 @@ class _Rows:
 
     def _unreadable(self, path: Path, error: Exception) -> str:
         reason = str(error).split("\n")[0][:200]
-        if "lock" in reason.lower():
+        if "unable to lock" in reason.lower() or "already open" in reason.lower():
             return (
                 f"{path} with {self._what} is locked by who writes it ({reason}); analyse the run again when it is "
                 "closed"
@@ -378,11 +380,11 @@ def path_of(uri: str, files: Files, what: str) -> Path:
     try:
         parts = urlsplit(uri)
     except ValueError as error:
-        raise NotThereError(f"{what} lies at {uri!r}, which is no address of a file ({error})") from error
+        raise NotThereError(f"{what} lies at {uri[:200]!r}, which is no address of a file ({error})") from error
     path = unquote(parts.path)
     if parts.scheme != "file" or not path.startswith("/") or "\0" in path:
         raise NotThereError(
-            f"{what} lies at {uri!r}, and only addresses that begin with file:// are read here; name a Tiled "
+            f"{what} lies at {uri[:200]!r}, and only addresses that begin with file:// are read here; name a Tiled "
             "container of the raw runs, Analysis(files=Files(tiled=...))"
         )
     mapped = mapped_path(f"file://{parts.netloc}{path}", files) or mapped_path(path, files)
@@ -426,7 +428,7 @@ def file_name(parameters: Mapping[str, Any], number: int, what: str) -> str:
 
     made, n = _NUMBER.subn(digits, filled)
     if n != 1 or not set(made).isdisjoint("{}%\0") or ".." in made:
-        raise NothingToAnalyseError(f"the files of {what} are named by {template!r}, which is no series of names")
+        raise NothingToAnalyseError(f"the files of {what} are named by {template[:100]!r}, which is no series of names")
     return made
 
 
@@ -477,9 +479,9 @@ def _check_datum(run: CollectedRun, datum_id: str, what: str, handlers: Mapping[
         )
     if resource["spec"] not in handlers:
         raise NotThereError(
-            f"{what} lies in files of kind {resource['spec']!r}, and nothing here reads these: install the package "
-            "with its handler (area-detector-handlers has many), or name it, "
-            f"Analysis(files=Files(handlers={{{resource['spec']!r}: 'package.module:Class'}}))"
+            f"{what} lies in files of kind {str(resource['spec'])[:60]!r}, and nothing here reads these: install "
+            "the package with its handler (area-detector-handlers has many), or name it, "
+            f"Analysis(files=Files(handlers={{{str(resource['spec'])[:60]!r}: 'package.module:Class'}}))"
         )
 
 
@@ -503,7 +505,8 @@ def _reduced(values: npt.NDArray[Any], what: str, image: Any, declared: tuple[An
     """What an event has, as a pattern or a number."""
     if image is not None and values.ndim < 2:
         raise NothingToAnalyseError(
-            f"the file with {what} holds an array of shape {values.shape}, where the documents say an image {declared}"
+            f"the file with {what} holds an array of shape {values.shape}, where the documents say an image "
+            f"({listed(declared)})"
         )
     values = np.atleast_1d(values)
     pattern = pattern_of(values, image)
@@ -568,26 +571,29 @@ def _tiled_rows(
     what, key = f"{name!r} of {run.label}", run.data_keys[stream][name]
     image = analysis.preparation.image if is_image(key) else None
     where = f"profile {analysis.files.profile!r}" if analysis.files.tiled is None else analysis.files.tiled
-    try:
-        stored = _tiled(analysis.files)[run.start["uid"]][stream][name]
-        n = stored.shape[0]
-    except Exception as error:  # whatever the server, the network and the client raise
-        raise NothingToAnalyseError(
-            f"{unreached}; and the Tiled server ({where}) did not give it either: {type(error).__name__}: "
-            f"{str(error)[:200]}"
-        ) from error
-    for seq_num in seq_nums:
-        if not 1 <= seq_num <= n:
-            raise NothingToAnalyseError(
-                f"the Tiled server ({where}) has {n} rows of {what} and event {seq_num} is asked"
-            )
+    with ExitStack() as opened:
         try:
-            values = np.asarray(stored[int(seq_num) - 1])
-        except Exception as error:
+            client = _tiled(analysis.files)
+            opened.callback(client.context.close)
+            stored = client[run.start["uid"]][stream][name]
+            n = stored.shape[0]
+        except Exception as error:  # whatever the server, the network and the client raise
             raise NothingToAnalyseError(
-                f"the Tiled server ({where}) did not give {what}: {type(error).__name__}: {str(error)[:200]}"
+                f"{unreached}; and the Tiled server ({where}) did not give it either: {type(error).__name__}: "
+                f"{str(error)[:200]}"
             ) from error
-        yield _reduced(values, what, image, shape_of(key))
+        for seq_num in seq_nums:
+            if not 1 <= seq_num <= n:
+                raise NothingToAnalyseError(
+                    f"the Tiled server ({where}) has {n} rows of {what}, and event {seq_num} is asked for"
+                )
+            try:
+                values = np.asarray(stored[int(seq_num) - 1])
+            except Exception as error:
+                raise NothingToAnalyseError(
+                    f"the Tiled server ({where}) did not give {what}: {type(error).__name__}: {str(error)[:200]}"
+                ) from error
+            yield _reduced(values, what, image, shape_of(key))
 
 
 def _tiled(files: Files) -> Any:
@@ -604,7 +610,3 @@ def _module(name: str, what: str) -> Any:
             f"{what} lies in a file that the package {name} reads, which is not installed: pip install "
             '"bluesky-bayes[files]"'
         ) from error
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))

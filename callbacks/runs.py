@@ -21,6 +21,7 @@ from bluesky_bayes.callbacks.collector import (
     RunCollector,
     is_image,
     label_of,
+    listed,
     pattern_of,
     shape_of,
 )
@@ -364,9 +365,14 @@ class _Taking:
             counts=counts,
             exposure=points.exposure,
             units={axis: unit for axis, unit in units.items() if unit},
-            origin=Origin(str(run.start.get("uid", "")), stream, x, y, run.start.get("scan_id"), events, metadata),
+            origin=Origin(str(run.start.get("uid", "")), stream, x, y, _scan_id(run.start), events, metadata),
             notes=(*_state(run, stream), *points.notes, *missing),
         )
+
+
+def _scan_id(start: Document) -> int | None:
+    scan_id = start.get("scan_id")
+    return scan_id if isinstance(scan_id, int) and abs(scan_id) < 2**63 else None
 
 
 def _given(name: str, level: Level, n: int) -> Quantity:
@@ -421,7 +427,7 @@ def _lines(run: CollectedRun, stream: str, x: str, scanned: Sequence[str]) -> tu
         return [np.array(rows) for rows in lines.values()], shape[k]
     if k != len(scanned) - 1:
         raise NothingToAnalyseError(
-            f"{run.label} was scanned along {_listed(scanned)} without a shape that fits, so that only lines along the "
+            f"{run.label} was scanned along {listed(scanned)} without a shape that fits, so that only lines along the "
             f"fast axis {scanned[-1]!r} can be told: name it as x, or leave x out"
         )
     steps = [np.abs(np.diff(_values(run, stream, name))) for name in scanned[:-1]]
@@ -444,7 +450,7 @@ def _axes(
     elif name in run.settings[stream]:
         axes = [pattern_of(run.settings_of[stream][row].get(name)) for row in rows.tolist()]
     else:
-        there = _listed([*run.patterns[stream], *run.settings[stream]])
+        there = listed([*run.patterns[stream], *run.settings[stream]])
         raise NothingToAnalyseError(
             f"a pattern's x must be a field or a configuration with one number a channel, and {name!r} of {run.label} "
             f"is none; there are {there}, or leave x out for the channel's number"
@@ -519,7 +525,7 @@ def _state(run: CollectedRun, stream: str) -> list[str]:
 
 def _stream(run: CollectedRun, stream: str) -> str:
     if stream not in run.streams:
-        there = f"it has {_listed(run.streams)}" if run.streams else f"it has no events at all{_ending(run)}"
+        there = f"it has {listed(run.streams)}" if run.streams else f"it has no events at all{_ending(run)}"
         raise NothingToAnalyseError(f"{run.label} has no stream {stream!r}: {there}")
     return stream
 
@@ -528,7 +534,7 @@ def _ending(run: CollectedRun) -> str:
     status, reason = run.stop.get("exit_status", "success"), run.stop.get("reason")
     if status == "success":
         return ""
-    return f"; it ended with {status!r}" + (f" ({reason})" if reason else "")
+    return f"; it ended with {listed([status])}" + (f" ({str(reason)[:LONGEST_TEXT]})" if reason else "")
 
 
 def _scanned(run: CollectedRun, stream: str) -> str:
@@ -598,8 +604,8 @@ def _values(run: CollectedRun, stream: str, field: str) -> Array:
 
 def _kind(data_key: Mapping[str, Any]) -> str:
     if data_key.get("dtype") == "array":
-        return f"an array of shape {shape_of(data_key)}"
-    return f"of type {data_key.get('dtype')!r}"
+        return f"an array of shape ({listed(shape_of(data_key))})"
+    return f"of type {listed([data_key.get('dtype')])}"
 
 
 def _unit(run: CollectedRun, stream: str, field: str) -> str:
@@ -612,9 +618,5 @@ def _there(run: CollectedRun, stream: str) -> str:
     files = [name for name, key in run.data_keys[stream].items() if "external" in key]
     there = [*run.streams[stream], *run.patterns[stream]]
     there += [f"{name}" for name in files if name not in there]
-    names = _listed(there)
+    names = listed(there)
     return f"there are {names}" if names else "there are no fields with numbers"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
