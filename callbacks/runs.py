@@ -604,7 +604,8 @@ def _values(run: CollectedRun, stream: str, field: str) -> Array:
 
 def _kind(data_key: Mapping[str, Any]) -> str:
     if data_key.get("dtype") == "array":
-        return f"an array of shape ({listed(shape_of(data_key))})"
+        what = f"an array of shape ({listed(shape_of(data_key))})"
+        return f"{what}, of which a preparation can make a pattern" if is_image(data_key) else what
     return f"of type {listed([data_key.get('dtype')])}"
 
 
