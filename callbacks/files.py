@@ -248,7 +248,7 @@ class _Rows:
 
     def _hdf5(self, path: Path) -> Any:
         h5py = _module("h5py", self._what)
-        if not path.exists():
+        if not path.is_file():
             raise NotThereError(self._missing(path))
         try:
             return h5py.File(path, "r")
@@ -276,10 +276,10 @@ class _Rows:
             )
         try:
             if self._image is None:
-                self._check_size(math.prod(dataset.shape[1:]), path)
+                _check_size(n * math.prod(dataset.shape[1:]), f"{path} with {self._what}")
                 return self._row(dataset[first] if n == 1 else dataset[first : first + n], path)
             rows, columns = self._image.region(dataset.shape)
-            self._check_size((rows.stop - rows.start) * (columns.stop - columns.start), path)
+            _check_size((rows.stop - rows.start) * (columns.stop - columns.start), f"{path} with {self._what}")
             frames = (dataset[first + i, ..., rows, columns] for i in range(n))
             return np.asarray(sum(self._image.added(frame) for frame in frames))
         except OSError as error:
@@ -312,12 +312,12 @@ class _Rows:
         for i in range(n):
             name = file_name(parameters, row * n + i, self._what)
             file = Path(f"{path}{name}") if name.startswith("/") or path.suffix or not path.is_dir() else path / name
-            if not file.exists():
+            if not file.is_file():
                 raise NotThereError(self._missing(file))
             try:
                 with tifffile.TiffFile(file) as tiff:
                     shape = tiff.series[0].shape
-                    self._check_size(math.prod(shape), file)
+                    _check_size(math.prod(shape), f"{file} with {self._what}")
                     image = tiff.asarray()
             except NothingToAnalyseError:
                 raise
@@ -342,13 +342,6 @@ class _Rows:
         if not pattern.size:
             raise NothingToAnalyseError(f"{path} holds no row of numbers for {self._what}")
         return pattern
-
-    def _check_size(self, numbers: int, path: Path) -> None:
-        if numbers > MOST_IN_FRAME:
-            raise NothingToAnalyseError(
-                f"{path} has {numbers} numbers for one event of {self._what}, more than {MOST_IN_FRAME}; give a "
-                "region of interest (preparation image)"
-            )
 
     def _missing(self, path: Path) -> str:
         return (
@@ -490,7 +483,8 @@ def _filled(filler: Any, name: str, datum: str, what: str, image: Any, declared:
     event = {"uid": "", "descriptor": "", "data": {name: datum}, "filled": {name: False}, "timestamps": {}}
     try:
         values = filler.fill_event(event)["data"][name]
-        values = np.asarray(values)
+        numbers = math.prod(np.shape(values))
+        values = np.asarray(values) if numbers <= MOST_IN_FRAME else np.zeros(0)
     except Exception as error:  # handlers raise whatever they meet
         cause = error.__cause__ or error
         reason = f"{type(cause).__name__}: {str(cause)[:200]}"
@@ -498,7 +492,16 @@ def _filled(filler: Any, name: str, datum: str, what: str, image: Any, declared:
             f"the file with {what} could not be read ({reason}); say where its folder is mounted, "
             "Analysis(files=Files(root_map={...})), or name a Tiled container of the raw runs, Files(tiled=...)"
         ) from error
+    _check_size(numbers, f"the file with {what}")
     return _reduced(values, what, image, declared)
+
+
+def _check_size(numbers: float, where: str) -> None:
+    if numbers > MOST_IN_FRAME:
+        raise NothingToAnalyseError(
+            f"{where} has {numbers} numbers for one event, more than {MOST_IN_FRAME}; give a region of interest "
+            "(preparation image) where the file is HDF5"
+        )
 
 
 def _reduced(values: npt.NDArray[Any], what: str, image: Any, declared: tuple[Any, ...]) -> Array:
@@ -576,12 +579,13 @@ def _tiled_rows(
             client = _tiled(analysis.files)
             opened.callback(client.context.close)
             stored = client[run.start["uid"]][stream][name]
-            n = stored.shape[0]
+            n, numbers = stored.shape[0], math.prod(stored.shape[1:])
         except Exception as error:  # whatever the server, the network and the client raise
             raise NothingToAnalyseError(
                 f"{unreached}; and the Tiled server ({where}) did not give it either: {type(error).__name__}: "
                 f"{str(error)[:200]}"
             ) from error
+        _check_size(numbers, f"the Tiled server ({where}) with {what}")
         for seq_num in seq_nums:
             if not 1 <= seq_num <= n:
                 raise NothingToAnalyseError(

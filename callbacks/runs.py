@@ -155,11 +155,13 @@ def _pieces(run: CollectedRun, analysis: Analysis) -> list[Piece]:
     needed = [analysis.x, y, analysis.sigma, analysis.exposure, analysis.i0, mask.field if mask else None]
     needed += [level.field for level in own] + [level.sigma for level in own if isinstance(level.sigma, str)]
     run = with_files(run, stream, [*needed, *([] if analysis.x else scanned)], analysis)
+    beside: dict[str, list[str | None]] = {}
     for level in levels:
         if level.stream not in (None, stream):
-            beside = _stream(run, str(level.stream))
-            names = [level.field or y, level.sigma if isinstance(level.sigma, str) else None]
-            run = with_files(run, beside, names, analysis)
+            names = beside.setdefault(_stream(run, str(level.stream)), [])
+            names += [level.field or y, level.sigma if isinstance(level.sigma, str) else None]
+    for other, names in beside.items():
+        run = with_files(run, other, names, analysis)
     taking = _Taking(run, analysis, stream, y)
     return taking.patterns() if y in run.patterns[stream] else taking.curves(scanned)
 

@@ -1,6 +1,7 @@
 """Data in files outside the documents: read where the analysis runs, or a sentence says why not."""
 
 import fcntl
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -256,7 +257,12 @@ def test_more_numbers_in_files_than_can_be_kept_are_refused(camera: Path, monkey
     monkeypatch.setattr(files, "MOST_NUMBERS", 12)
     assert "more than 12 numbers in files" in refused(step_scan(camera))
     monkeypatch.setattr(files, "MOST_IN_FRAME", 10)
-    assert "has 15 numbers for one event of 'cam'" in refused(step_scan(camera))
+    assert (
+        "with 'cam' of run" in (sentence := refused(step_scan(camera))) and "has 15 numbers for one event" in sentence
+    )
+    own = analysis(Preparation(), y="mca", files=OWN)
+    monkeypatch.setattr(files, "MOST_IN_FRAME", 4)
+    assert "has 5 numbers for one event, more than 4" in refused(legacy(), own)
 
 
 @pytest.mark.parametrize(
@@ -326,6 +332,20 @@ OWN = Files(handlers={"OWN": "test_files:Ones"}, root_map={"/raw": "/nowhere"})
 def test_a_legacy_datum_is_read_by_the_handler_that_is_named(page: bool) -> None:
     data = taken(legacy(page=page), analysis(Preparation(), y="mca", files=OWN))
     assert [each.y.tolist() for each in data] == [[7.0] * 5, [14.0] * 5]
+
+
+def test_a_legacy_array_that_was_filled_in_needs_no_file() -> None:
+    documents = legacy()
+    for name, doc in documents:
+        if name == "event" and doc["seq_num"] == 1:
+            doc["data"]["mca"], doc["filled"] = np.arange(5.0), {"mca": True}
+    data = taken(documents, analysis(Preparation(), y="mca", files=OWN))
+    assert [each.y.tolist() for each in data] == [[0.0, 1.0, 2.0, 3.0, 4.0], [14.0] * 5]
+
+
+def test_a_pipe_is_no_file_and_hangs_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.h5")
+    assert "which is not there" in refused(step_scan(tmp_path / "pipe.h5"))
 
 
 def test_what_keeps_a_legacy_datum_from_being_read_is_said() -> None:
