@@ -25,6 +25,7 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,8 @@ ANALYSES = [
             ("primary", None, "mca"),
             ("primary", "mca_energy", "mca"),
             ("primary", None, "img"),
-            ("primary", "x", "bdet"),
+            ("primary", None, "bdet"),
+            ("primary", None, "old"),
             ("flyer1", "motor", "det"),
         ]
         for patterns in (None, "each")
@@ -93,6 +95,29 @@ ODD: list[Callable[[random.Random], Any]] = [
     lambda rng: list(range(rng.choice([2, 200, 20_000]))),
     lambda rng: rng.choice(["primary", "motor", "det", "mca", "STREAM:", "array", "number"]),
 ]
+
+
+PLACES = ["/nowhere/a.h5"]
+"""Files and folders that resources speak of; real ones while `judged` runs."""
+
+
+def _real_files(folder: Path) -> list[str]:
+    """A good file, folders and series of images, and files that are not what they seem."""
+    import h5py
+    import tifffile
+
+    frames = np.arange(96.0).reshape(8, 3, 4)
+    for name, content in (("good", frames), ("flat", frames.ravel()), ("words", np.array([b"a", b"b"]))):
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            file["data"] = content
+    whole = (folder / "good.h5").read_bytes()
+    (folder / "cut.h5").write_bytes(whole[: len(whole) // 2])
+    (folder / "spoilt.h5").write_bytes(whole[:900] + bytes(200) + whole[1100:])
+    for i, frame in enumerate(frames):
+        tifffile.imwrite(folder / f"{i:05d}.tif", frame)
+    (folder / "00003.tif").write_bytes((folder / "00003.tif").read_bytes()[:100])
+    good = [str(folder / "good.h5"), str(folder)] * 3
+    return good + [str(folder / f"{name}.h5") for name in ("flat", "words", "cut", "spoilt", "nothing")]
 
 
 def _nested(depth: int) -> Any:
@@ -142,7 +167,7 @@ def generated(rng: random.Random) -> Stream:
         uid = bundle.descriptor_doc["uid"]
         if "bdet" in used:
             resource = {"uid": f"{uid}r", "data_key": "bdet", "mimetype": rng.choice([files.HDF5, files.TIFF, "x/y"]),
-                        "uri": "file://localhost/nowhere/a.h5", "run_start": run.start_doc["uid"],
+                        "uri": f"file://localhost{rng.choice(PLACES)}", "run_start": run.start_doc["uid"],
                         "parameters": {"dataset": "/data", "template": rng.choice(["", "{:05d}.tif", "%d%d"])},
                         }  # fmt: skip
             documents.append(("stream_resource", resource))
@@ -331,6 +356,8 @@ def judged(n: int, seed: int, seeds: list[Stream]) -> Judge:
             import_module(name)
     prepare, patience = module.prepare, files.SECONDS_TO_APPEAR
     files.SECONDS_TO_APPEAR = 0.0
+    folder = TemporaryDirectory()
+    PLACES[:] = _real_files(Path(folder.name))
     try:
         judge = Judge()
         for stream, analysis in streams(n, seed, seeds):
@@ -339,6 +366,7 @@ def judged(n: int, seed: int, seeds: list[Stream]) -> Judge:
                 break
         judge.close()
     finally:
+        folder.cleanup()
         files.SECONDS_TO_APPEAR, module.prepare = patience, prepare
         logging.getLogger("bluesky_bayes").setLevel(logging.NOTSET)
     return judge
