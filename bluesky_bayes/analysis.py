@@ -157,6 +157,8 @@ class Analysis:
             )
         if self.i0 and "monitor" in self.preparation.levels:
             raise ValueError("y is divided by the monitor or by i0, not both: leave one out")
+        if self.exposure and "monitor" in self.preparation.levels:
+            raise ValueError("y is divided by the monitor or belongs to an exposure, not both: leave one out")
         if self.preparation.counts and self.sigma:
             raise ValueError(
                 "y are counts, whose variance is their number, or have a field with sigma: give one of the two"

@@ -359,6 +359,8 @@ class _Taking:
             y, units["y"] = f"ln({analysis.i0} / {y})", ""
         elif monitor is not None:
             y, units["y"] = f"{y} / {monitor.field or monitor.stream or monitor.value}", ""
+        elif analysis.exposure and analysis.preparation.counts and points.exposure is None:
+            y, units["y"] = f"{y} / {analysis.exposure}", ""
         metadata, missing = _metadata(run, analysis, stream, rows, axes)
         return Dataset(
             points.x,

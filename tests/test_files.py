@@ -409,6 +409,12 @@ def test_files_are_read_in_the_worker_and_not_where_the_documents_are_heard(
         for name, doc in documents:
             callback(name, doc)
         found = callback.results(documents[0][1]["uid"], 60.0)
+        old = legacy()
+        del old[2][1]["run_start"]  # as older devices wrote it
+        for name, doc in old[:-1]:
+            callback(name, doc)
+        outside = callback._open[old[0][1]["uid"]].collected().outside
+    assert len(outside.resources) == 1 and len(outside.datums) == 2
     assert [answer.data.y.tolist() for answer in found] == PATTERNS.tolist()
 
 

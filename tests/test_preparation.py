@@ -158,6 +158,13 @@ def test_a_field_may_hold_the_uncertainty_of_a_level() -> None:
     assert data.y.tolist() == [9.0, 18.0] and np.allclose(sigma_of(data), [0.5, 0.5])
 
 
+def test_counts_less_their_dark_are_divided_by_their_time() -> None:
+    asked = Preparation(counts=True, dark=Level("dark", noise="counts"), rebin=Rebin(points=2))
+    data = of(scan(det=[90.0, 110, 400, 400], dark=[40.0, 60, 0, 0], s=[1.0, 3.0, 1.0, 1.0]), asked, exposure="s")
+    assert data.y.tolist() == [25.0, 400.0] and data.origin.y == "det / s" and data.exposure is None
+    assert np.allclose(sigma_of(data), np.sqrt([300.0, 800.0]) / [4.0, 2.0])
+
+
 def test_bins_of_counts_add_and_the_model_stays_a_rate_a_channel() -> None:
     data = of(scan(det=[1.0, 2, 3, 4, 5]), Preparation(rebin=Rebin(points=2)), noise=Poisson())
     assert data.counts and data.y.tolist() == [3.0, 7.0] and data.x.tolist() == [0.5, 2.5]
@@ -272,6 +279,7 @@ def test_counts_that_would_be_none_are_refused_for_poisson_noise_with_what_to_do
         (lambda: Preparation(counts=1), "must be true or false"),  # type: ignore[arg-type]
         (lambda: Preparation(dark=3.0), "dark of a preparation must be a Level"),  # type: ignore[arg-type]
         (lambda: analysis(Preparation(monitor=Level("m")), i0="m"), "by the monitor or by i0, not both"),
+        (lambda: analysis(Preparation(monitor=Level("m")), exposure="s"), "by the monitor or belongs to an exposure"),
         (lambda: analysis(Preparation(counts=True), sigma="s"), "give one of the two"),
         (lambda: analysis(Preparation(), metadata="T"), "metadata must be a list of names"),
     ],
