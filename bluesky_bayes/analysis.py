@@ -16,10 +16,63 @@ from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Dataset
 from bluesky_bayes.inference import select
 from bluesky_bayes.noise import Gaussian, Noise, Poisson, StudentT
+from bluesky_bayes.preparation import Preparation
 from bluesky_bayes.priors import from_table, to_table
 from bluesky_bayes.recipes import candidates_of
 from bluesky_bayes.sampler import Settings
 from bluesky_bayes.selection import Selection
+
+
+@dataclass(frozen=True)
+class Files:
+    """How files outside the documents are reached from where the analysis runs; no part of what an analysis means.
+
+    Attributes
+    ----------
+    root_map : mapping of str to str
+        Beginnings of paths as the documents have them (``/data``, or with a host ``file://ioc7/data``) and what they
+        are here.
+    handlers : mapping of str to str
+        For legacy resources: their spec and the class that reads it, ``"package.module:Class"``. Those that packages
+        register as entry points ``databroker.handlers`` need not be named.
+    tiled : str or None
+        Address of a Tiled container of raw runs, asked for what no file here gives. A key comes from the environment
+        variable ``TILED_API_KEY``, never from here.
+    profile : str or None
+        Tiled profile, in place of the address.
+
+    Raises
+    ------
+    ValueError
+        When an address holds a key or a password, or an entry is no text.
+    """
+
+    root_map: Mapping[str, str] = field(default_factory=dict)
+    handlers: Mapping[str, str] = field(default_factory=dict)
+    tiled: str | None = None
+    profile: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the entries."""
+        for name in ("root_map", "handlers"):
+            entries = getattr(self, name)
+            if not isinstance(entries, Mapping) or not all(isinstance(e, str) for e in (*entries, *entries.values())):
+                raise ValueError(f"{name} of files must name texts by texts; got {entries!r}")
+            object.__setattr__(self, name, dict(entries))
+        for spec, path in self.handlers.items():
+            if path.count(":") != 1:
+                raise ValueError(f"the handler of {spec!r} must be 'package.module:Class'; got {path!r}")
+        if self.tiled is not None and self.profile is not None:
+            raise ValueError("files are asked of a Tiled address or a Tiled profile; give one of the two")
+        if self.tiled is not None and ("@" in self.tiled or "api_key" in self.tiled.lower()):
+            raise ValueError(
+                "the address of a Tiled server must hold no key and no password, since recipes are published; set the "
+                "environment variable TILED_API_KEY"
+            )
+
+    def to_table(self) -> dict[str, Any]:
+        """Plain data, as in the TOML file: what differs from the default."""
+        return {name: value for name, value in asdict(self).items() if value}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +98,14 @@ class Analysis:
     patterns : {"sum", "each"}, optional
         Where y is an array, one pattern an event: whether a run's patterns are repeats to be added up, or data sets
         of their own. By default they are repeats where nothing was scanned.
+    preparation : Preparation
+        What is done to the points first: mask, region, dark, background, monitor, repeats, bins.
+    metadata : tuple of str, optional
+        Names of what is published with the answer (temperature, field): fields of the stream or of ``baseline``,
+        entries of the devices' configuration or of the start document. By default all numbers of baseline and
+        configuration.
+    files : Files
+        How files outside the documents are reached.
     seed : int
     settings : Settings
         How long to sample.
@@ -60,6 +121,9 @@ class Analysis:
     i0: str | None = None
     subtract: float = 0.0
     patterns: str | None = None
+    preparation: Preparation = field(default_factory=Preparation)
+    metadata: tuple[str, ...] | None = None
+    files: Files = field(default_factory=Files)
     seed: int = 0
     settings: Settings = field(default_factory=Settings)
 
@@ -69,6 +133,36 @@ class Analysis:
             raise ValueError(f"patterns must be 'sum', 'each' or left out; got {self.patterns!r}")
         if self.i0 and isinstance(self.noise, Poisson):
             raise ValueError("an absorption ln(i0 / y) is no count: leave the noise out or give Gaussian noise")
+        given: Any = self.metadata
+        if given is not None:
+            if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+                raise ValueError(f"metadata must be a list of names; got {given!r}")
+            object.__setattr__(self, "metadata", tuple(given))
+        self._check_preparation()
+
+    def _check_preparation(self) -> None:
+        """Check that what is done to y leaves what the noise speaks of."""
+        if not isinstance(self.preparation, Preparation):
+            raise ValueError(f"preparation must be a Preparation; got {self.preparation!r}")
+        if isinstance(self.noise, Poisson) and self.preparation.levels:
+            name = next(iter(self.preparation.levels))
+            cure = (
+                "name the monitor's field as exposure instead, so that the model is a rate"
+                if name == "monitor"
+                else "give the models a background instead"
+            )
+            raise ValueError(
+                f"with the {name} taken into y it is counts no more, and Poisson noise has no meaning: {cure}, or "
+                "leave the noise out and say counts=True in the preparation: Gaussian noise whose sigma is worked out"
+            )
+        if self.i0 and "monitor" in self.preparation.levels:
+            raise ValueError("y is divided by the monitor or by i0, not both: leave one out")
+        if self.exposure and "monitor" in self.preparation.levels:
+            raise ValueError("y is divided by the monitor or belongs to an exposure, not both: leave one out")
+        if self.preparation.counts and self.sigma:
+            raise ValueError(
+                "y are counts, whose variance is their number, or have a field with sigma: give one of the two"
+            )
 
     def __call__(self, data: Dataset) -> Selection:
         """Answer the question for one data set; the answer carries no chains, so that many of them stay small."""
@@ -90,16 +184,19 @@ class Analysis:
             )
         data = {
             name: getattr(self, name)
-            for name in ("x", "y", "stream", "sigma", "exposure", "patterns")
+            for name in ("x", "y", "stream", "sigma", "exposure", "i0", "patterns", "subtract")
             if getattr(self, name)
         }
-        if self.subtract:
-            data["subtract"] = self.subtract
+        if self.metadata is not None:
+            data["metadata"] = list(self.metadata)
         table: dict[str, Any] = {
             "data": data,
             "candidates": dict(self.candidates.recipe),
             "sampling": self._sampling(),
         }
+        for name, part in (("preparation", self.preparation), ("files", self.files)):
+            if entries := part.to_table():
+                table[name] = entries
         if self.noise is not None:
             table["noise"] = _noise_table(self.noise)
         return table
@@ -115,20 +212,22 @@ class Analysis:
         ValueError
             Names the part that is missing, unknown or wrong.
         """
-        unknown = sorted(set(table) - {"data", "candidates", "sampling", "noise"})
+        parts = ("data", "preparation", "candidates", "noise", "sampling", "files")
+        unknown = sorted(set(table) - set(parts))
         if unknown:
-            raise ValueError(
-                f"recipe has an unknown part [{unknown[0]}]; it may have data, candidates, noise and sampling"
-            )
+            raise ValueError(f"recipe has an unknown part [{unknown[0]}]; it may have {', '.join(parts)}")
         if "candidates" not in table:
             raise ValueError(
                 "recipe has no [candidates]; for example family = 'peaks', shape = 'gaussian', counts = [0, 1, 2]"
             )
         data, sampling = dict(table.get("data", {})), dict(table.get("sampling", {}))
-        _check_keys("data", data, ("x", "y", "stream", "sigma", "exposure", "i0", "subtract", "patterns"))
+        _check_keys("data", data, ("x", "y", "stream", "sigma", "exposure", "i0", "subtract", "patterns", "metadata"))
+        _check_keys("files", table.get("files", {}), tuple(f.name for f in fields(Files)))
         _check_keys("sampling", sampling, ("seed", *(f.name for f in fields(Settings))))
         seed = int(sampling.pop("seed", 0))
         noise = _noise_from(table["noise"]) if "noise" in table else None
+        data["preparation"] = Preparation.from_table(table.get("preparation", {}))
+        data["files"] = Files(**table.get("files", {}))
         candidates = candidates_of(table["candidates"], folder)
         return cls(candidates, noise=noise, seed=seed, settings=Settings(**sampling), **data)
 
@@ -160,12 +259,16 @@ class Analysis:
     @property
     def digest(self) -> str:
         """SHA-256 of all that gives the analysis its meaning, 64 hexadecimal digits."""
-        content = {
+        content: dict[str, Any] = {
             "fields": [self.x, self.y, self.stream, self.sigma, self.exposure, self.i0, self.subtract, self.patterns],
             "candidates": self.candidates.digest,
             "noise": _noise_table(self.noise) if self.noise is not None else None,
             "sampling": self._sampling(),
         }
+        if preparation := self.preparation.to_table():
+            content["preparation"] = preparation
+        if self.metadata is not None:
+            content["metadata"] = self.metadata
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

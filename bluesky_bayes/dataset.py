@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,13 @@ Array: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 FEWEST_POINTS = 2
+
+
+class Reading(NamedTuple):
+    """A value that belongs to a whole data set, and its unit."""
+
+    value: float | str
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,10 @@ class Origin:
     scan_id : int or None
         Scan number, as people say it.
     events : tuple of int
-        Numbers, from 1, of the events whose patterns these are, added up; empty where an event is a point.
+        Numbers, from 1, of the events whose patterns these are, added up, or of the line of a grid; empty where they
+        are all of a run, one a point.
+    metadata : mapping of str to Reading
+        What else was known: temperature, field, settings of the devices.
     """
 
     run_uid: str = ""
@@ -38,6 +48,7 @@ class Origin:
     y: str = "y"
     scan_id: int | None = None
     events: tuple[int, ...] = ()
+    metadata: Mapping[str, Reading] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +76,8 @@ class Dataset:
         Units of the axes, for example ``{"x": "keV", "y": "counts"}``.
     origin : Origin, optional
         Run, stream and fields.
+    notes : tuple of str
+        What was done to the points before.
 
     Raises
     ------
@@ -85,7 +98,7 @@ class Dataset:
     mask: BoolArray | None = None
     units: Mapping[str, str] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
-    notes: tuple[str, ...] = field(default=(), init=False)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field, drop masked points and put the rest in order."""
@@ -111,7 +124,7 @@ class Dataset:
         object.__setattr__(self, "exposure", None if exposure is None else _frozen(exposure[order]))
         object.__setattr__(self, "mask", None)
         object.__setattr__(self, "units", dict(self.units))
-        object.__setattr__(self, "notes", notes)
+        object.__setattr__(self, "notes", tuple(dict.fromkeys((*self.notes, *notes))))
 
     @property
     def n(self) -> int:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bluesky_bayes.dataset import Array
+from bluesky_bayes.dataset import Array, Origin
 
 if TYPE_CHECKING:
     from bluesky_bayes.posterior import Posterior
@@ -63,7 +63,7 @@ def selection_documents(
     }
     if origin.events:
         used["events"] = list(origin.events)
-    run = _Run(raw_start, {**analysis, **used}, _summary(selection))
+    run = _Run(raw_start, {**analysis, **used}, _summary(selection), _readings(origin))
     yield run.start
     yield from run.stream("models", _model_rows(selection))
     yield from run.stream("parameters", _parameter_rows(best, selection.data.units))
@@ -94,7 +94,13 @@ def result_uid(raw_uid: str, digest: str, status: str, events: Iterable[int] = (
 class _Run:
     """Documents of one run, valid after the event model's schemas."""
 
-    def __init__(self, raw_start: Mapping[str, Any], analysis: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        raw_start: Mapping[str, Any],
+        analysis: Mapping[str, Any],
+        result: Mapping[str, Any],
+        readings: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         from event_model import compose_run
 
         raw = {"original_run_uid": raw_start["uid"]} if "uid" in raw_start else {}
@@ -106,6 +112,7 @@ class _Run:
             "tiled_specs": [SPEC],
             "analysis": {**package, **analysis},
             "result": result,
+            **({"metadata": list(readings)} if readings else {}),
         }
         uid = None
         if "uid" in raw_start and "digest" in analysis:
@@ -127,6 +134,11 @@ class _Run:
 
     def stop(self, exit_status: Literal["success", "fail"] = "success", reason: str = "") -> tuple[str, Any]:
         return "stop", self._bundle.compose_stop(exit_status=exit_status, reason=reason)
+
+
+def _readings(origin: Origin) -> list[dict[str, Any]]:
+    """What was known of the run, as rows: its names may hold dots, which no key may."""
+    return [{"name": name, "value": value, "unit": unit} for name, (value, unit) in origin.metadata.items()]
 
 
 def _data_key(value: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from bluesky_bayes import families, shapes
 from bluesky_bayes.components import Component, Parameter, PlainFunction
-from bluesky_bayes.dataset import Array, Dataset, Origin
+from bluesky_bayes.dataset import Array, Dataset, Origin, Reading
 from bluesky_bayes.jobs import Standing
 from bluesky_bayes.model import Model, Slot, Term
 from bluesky_bayes.noise import SIGMA, Gaussian, Noise, Poisson, StudentT
@@ -223,11 +223,9 @@ def _data_group(data: Dataset) -> xr.Dataset:
 
 
 def _data_of(plain: Table, arrays: Arrays) -> Dataset:
-    origin = Origin(**{**plain["origin"], "events": tuple(plain["origin"]["events"])})
-    data = Dataset(**arrays, counts=plain["counts"], units=plain["units"], origin=origin)
-    # Of points that are in order by now nobody could tell that they were not.
-    object.__setattr__(data, "notes", tuple(plain["notes"]))
-    return data
+    readings = {name: Reading(*reading) for name, reading in plain["origin"].get("metadata", {}).items()}
+    origin = Origin(**{**plain["origin"], "events": tuple(plain["origin"]["events"]), "metadata": readings})
+    return Dataset(**arrays, counts=plain["counts"], units=plain["units"], origin=origin, notes=tuple(plain["notes"]))
 
 
 def _noise_group(noise: Noise) -> xr.Dataset:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bluesky_bayes.analysis import Analysis
 from bluesky_bayes.callbacks.backlog import NotDoneError
-from bluesky_bayes.callbacks.runs import Document, NothingToAnalyseError, RunCollector, dataset_of, datasets_of
+from bluesky_bayes.callbacks.runs import Document, NothingToAnalyseError, RunCollector, dataset_of, pieces_of
 from bluesky_bayes.callbacks.worker import WorkerDiedError
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.documents import failure_documents, selection_documents
@@ -35,15 +35,15 @@ def prepare(candidates: Candidates) -> None:
 def answer(analysis: Analysis, collected: bytes) -> list[Outcome]:
     """Analyse the data sets of one run; one that cannot be analysed does not end the rest."""
     collector: RunCollector = pickle.loads(collected)
-    data = datasets_of(collector.collected(), analysis)
-    if len(data) == 1:
-        return [(analysis(data[0]), data[0].origin.events)]
+    pieces = pieces_of(collector.collected(), analysis)
+    if len(pieces) == 1:
+        return [(analysis(pieces[0].dataset()), pieces[0].events)]
     outcomes: list[Outcome] = []
-    for each in data:
+    for piece in pieces:
         try:
-            outcomes.append((analysis(each), each.origin.events))
+            outcomes.append((analysis(piece.dataset()), piece.events))
         except ValueError as error:
-            outcomes.append((error, each.origin.events))
+            outcomes.append((error, piece.events))
     return outcomes
 
 

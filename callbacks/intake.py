@@ -149,7 +149,7 @@ class Intake:
         if len(self._open) >= MOST_OPEN:
             oldest = next(iter(self._open))
             self._give_up(oldest, NotDoneError(f"given up: it never stopped while {MOST_OPEN} others began"))
-        self._open[uid] = _Open(RunCollector(self._analysis.stream))
+        self._open[uid] = _Open(RunCollector(self._analysis))
         self._take(uid, "start", start)
 
     def _take(self, uid: str, name: str, doc: Document) -> None:

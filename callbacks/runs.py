@@ -1,247 +1,85 @@
-"""One run's documents become columns, and columns a data set."""
+"""What an analysis asks for is taken out of a run, prepared, and made into data sets."""
 
 from __future__ import annotations
 
 import json
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from event_model import DocumentRouter
 
 from bluesky_bayes.analysis import Analysis
-from bluesky_bayes.dataset import Array, Dataset, Origin
+from bluesky_bayes.callbacks.collector import (
+    BASELINE,
+    CollectedRun,
+    Document,
+    NothingToAnalyseError,
+    RunCollector,
+    is_image,
+    label_of,
+    listed,
+    pattern_of,
+    shape_of,
+)
+from bluesky_bayes.callbacks.files import with_files
+from bluesky_bayes.dataset import Array, Dataset, Origin, Reading
 from bluesky_bayes.noise import Poisson
+from bluesky_bayes.preparation import Level, Points, Quantity, prepare
 
-Document: TypeAlias = Mapping[str, Any]
+__all__ = [
+    "CollectedRun",
+    "Document",
+    "NothingToAnalyseError",
+    "Piece",
+    "RunCollector",
+    "collect",
+    "dataset_of",
+    "datasets_of",
+    "label_of",
+    "pieces_of",
+    "read_jsonl",
+]
 
-MOST_NUMBERS = 2_000_000
-"""Numbers that are kept of one run: 16 MB."""
-
-SCALARS = ("number", "integer", "boolean")
 CHANNEL = "channel"
 """What a pattern is drawn against where no x is named."""
+MOST_READINGS = 100
+"""Values that are published beside an answer."""
+LONGEST_TEXT = 200
+SMALL_STEP = 0.1
+"""Part of the largest step of a grid's slow axis that is no step but jitter."""
+
+Rows = npt.NDArray[np.intp]
 
 
-class NothingToAnalyseError(ValueError):
-    """The run does not hold what the analysis asks for; the sentence says what it holds."""
-
-
-@dataclass(frozen=True, eq=False)
-class CollectedRun:
-    """What the documents of one run said.
+@dataclass(frozen=True)
+class Piece:
+    """A data set that is still to be made, so that one that cannot be made does not end the others.
 
     Attributes
     ----------
-    start, stop : mapping
-        The documents; `stop` is empty when it never came.
-    streams : mapping of str to mapping of str to (n_events,) float64
-        Columns by stream and field. Fields that are not one number an event have no column; a value that is missing
-        or no number is NaN. A point that was taken again counts once, as it was last.
-    data_keys : mapping of str to mapping
-        Descriptions of all fields, by stream.
-    hints : mapping of str to mapping
-        Hints of the devices, by stream.
+    dataset : callable
+        Gives the data set, or raises ValueError.
+    events : tuple of int
+        Numbers of the events that hold it, from 1, where they are not all.
     """
 
-    start: Document
-    stop: Document
-    streams: Mapping[str, Mapping[str, Array]]
-    patterns: Mapping[str, Mapping[str, Sequence[Array]]]
-    settings: Mapping[str, Mapping[str, Any]]
-    data_keys: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    hints: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def label(self) -> str:
-        """How people name the run in a sentence."""
-        return label_of(self.start)
+    dataset: Callable[[], Dataset]
+    events: tuple[int, ...] = ()
 
 
-def label_of(start: Document) -> str:
-    """How people name a run in a sentence: ``run 0123abcd (scan 7)``."""
-    scan_id = start.get("scan_id")
-    return f"run {str(start.get('uid', '?'))[:8]}" + (f" (scan {scan_id})" if scan_id is not None else "")
-
-
-class RunCollector(DocumentRouter):
-    """Keeps the numbers of one run as they come: a callable ``(name, doc)``.
-
-    Parameters
-    ----------
-    stream : str, optional
-        Keep the numbers of this stream only; of all streams by default.
-    """
-
-    def __init__(self, stream: str | None = None) -> None:
-        super().__init__()
-        self.start_document: Document = {}
-        self.stop_document: Document = {}
-        self._stream = stream
-        self._tables: dict[str, _Table] = {}
-        self._room = MOST_NUMBERS
-
-    def start(self, doc: Any) -> None:
-        """Keep the start document."""
-        if self.start_document:
-            raise ValueError(f"these are documents of two runs: {label_of(self.start_document)} and {label_of(doc)}")
-        self.start_document = dict(doc)
-
-    def descriptor(self, doc: Any) -> None:
-        """Make room for the columns of a stream."""
-        self._tables.setdefault(doc["uid"], _Table(dict(doc)))
-
-    def event(self, doc: Any) -> Any:
-        """Append one event."""
-        self._append(self._tables[doc["descriptor"]], doc["seq_num"], doc["data"])
-
-    def event_page(self, doc: Any) -> Any:
-        """Append a page of events."""
-        table = self._tables[doc["descriptor"]]
-        for i, seq_num in enumerate(doc["seq_num"]):
-            self._append(table, seq_num, {name: values[i] for name, values in doc["data"].items()})
-
-    def stop(self, doc: Any) -> None:
-        """Keep the stop document."""
-        self.stop_document = dict(doc)
-
-    def collected(self) -> CollectedRun:
-        """Give the run so far.
-
-        Raises
-        ------
-        NothingToAnalyseError
-            When the run grew beyond `MOST_NUMBERS`.
-        """
-        if self._room < 0:
-            raise NothingToAnalyseError(
-                f"{label_of(self.start_document)} has more than {MOST_NUMBERS} numbers, too many to keep in memory; "
-                "read fewer devices in the stream that is analysed, or analyse the stored run"
-            )
-        tables: dict[str, list[_Table]] = {}
-        for table in self._tables.values():
-            tables.setdefault(table.stream, []).append(table)
-        return CollectedRun(
-            self.start_document,
-            self.stop_document,
-            {stream: _columns(parts) for stream, parts in tables.items()},
-            {stream: _patterns(parts) for stream, parts in tables.items()},
-            {stream: _settings(parts) for stream, parts in tables.items()},
-            {stream: _union(parts, "data_keys") for stream, parts in tables.items()},
-            {stream: _union(parts, "hints") for stream, parts in tables.items()},
-        )
-
-    def _append(self, table: _Table, seq_num: int, data: Mapping[str, Any]) -> None:
-        if self._room < 0 or self._stream not in (None, table.stream):
-            return
-        self._room -= table.append(seq_num, data)
-        if self._room < 0:
-            for table in self._tables.values():
-                table.clear()
-
-
-class _Table:
-    """The events of one descriptor."""
-
-    def __init__(self, descriptor: Document) -> None:
-        self.descriptor = descriptor
-        self.stream: str = descriptor.get("name", "primary")
-        self.seq_num = array("q")
-        keys = descriptor["data_keys"].items()
-        self.columns = {name: array("d") for name, key in keys if _is_scalar(key)}
-        self.patterns: dict[str, list[Array]] = {name: [] for name, key in keys if _is_pattern(key)}
-
-    def append(self, seq_num: int, data: Mapping[str, Any]) -> int:
-        """Keep one event; gives how many numbers that took."""
-        self.seq_num.append(seq_num)
-        for name, column in self.columns.items():
-            column.append(_number(data.get(name)))
-        for name, patterns in self.patterns.items():
-            patterns.append(_pattern(data.get(name)))
-        return 1 + len(self.columns) + sum(patterns[-1].size for patterns in self.patterns.values())
-
-    def clear(self) -> None:
-        """Forget the numbers."""
-        self.seq_num = array("q")
-        self.columns, self.patterns = {}, {}
-
-
-def _is_scalar(data_key: Mapping[str, Any]) -> bool:
-    return data_key.get("dtype") in SCALARS and "external" not in data_key
-
-
-def _is_pattern(data_key: Mapping[str, Any]) -> bool:
-    longer = [n for n in data_key.get("shape", ()) if n != 1]
-    return data_key.get("dtype") == "array" and "external" not in data_key and len(longer) <= 1
-
-
-def _pattern(value: Any) -> Array:
-    """A copy, since who sent the document may use its memory again; empty for what is no row of numbers."""
-    try:
-        pattern = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        return np.zeros(0)
-    return pattern.ravel() if pattern.ndim and pattern.size == max(pattern.shape) else np.zeros(0)
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return np.nan
-
-
-def _rows(tables: list[_Table]) -> npt.NDArray[np.intp]:
-    """Rows of a stream's joined tables, ordered by sequence number, the last of each."""
-    backwards = np.concatenate([np.asarray(table.seq_num) for table in tables])[::-1]
-    rows: npt.NDArray[np.intp] = backwards.size - 1 - np.unique(backwards, return_index=True)[1]
-    return rows
-
-
-def _columns(tables: list[_Table]) -> dict[str, Array]:
-    rows = _rows(tables)
-    names = dict.fromkeys(name for table in tables for name in table.columns)
-    return {name: np.concatenate([_column(table, name) for table in tables])[rows] for name in names}
-
-
-def _column(table: _Table, name: str) -> Array:
-    if name in table.columns:
-        return np.asarray(table.columns[name])
-    return np.full(len(table.seq_num), np.nan)
-
-
-def _patterns(tables: list[_Table]) -> dict[str, list[Array]]:
-    rows, none = _rows(tables), np.zeros(0)
-    joined = {
-        name: list(chain.from_iterable(t.patterns.get(name, [none] * len(t.seq_num)) for t in tables))
-        for name in dict.fromkeys(name for table in tables for name in table.patterns)
-    }
-    return {name: [patterns[row] for row in rows] for name, patterns in joined.items()}
-
-
-def _settings(tables: list[_Table]) -> dict[str, Any]:
-    devices = [device for table in tables for device in table.descriptor.get("configuration", {}).values()]
-    return {name: value for device in devices for name, value in device.get("data", {}).items()}
-
-
-def _union(tables: list[_Table], part: str) -> dict[str, Any]:
-    return {key: value for table in tables for key, value in table.descriptor.get(part, {}).items()}
-
-
-def collect(documents: Iterable[tuple[str, Document]]) -> CollectedRun:
-    """Collect all documents of one run.
+def collect(documents: Iterable[tuple[str, Document]], analysis: Analysis | None = None) -> CollectedRun:
+    """Collect all documents of one run, or what an analysis asks for of it.
 
     Raises
     ------
     ValueError
         When there is no start document, or more than one run.
     """
-    collector = RunCollector()
+    collector = RunCollector(analysis)
     for name, doc in documents:
         collector(name, dict(doc))
     if not collector.start_document:
@@ -275,140 +113,423 @@ def _document(line: str, where: str) -> tuple[str, Document]:
 
 
 def dataset_of(run: CollectedRun, analysis: Analysis) -> Dataset:
-    """The data set of a run, the last one where there are several: see `datasets_of`."""
-    return datasets_of(run, analysis)[-1]
+    """The data set of a run, the last one where there are several: see `pieces_of`."""
+    return pieces_of(run, analysis)[-1].dataset()
 
 
 def datasets_of(run: CollectedRun, analysis: Analysis) -> list[Dataset]:
+    """All data sets of a run; the first that cannot be made ends the rest: see `pieces_of`."""
+    return [piece.dataset() for piece in pieces_of(run, analysis)]
+
+
+def pieces_of(run: CollectedRun, analysis: Analysis) -> list[Piece]:
     """Take out of a run what an analysis asks for: a curve of one point an event, or patterns, one an event.
 
     Fields that the analysis does not name come from the run's hints: x is what was scanned, y the first detector's
-    first hinted number, else its first hinted pattern. Patterns are added up to one data set, or are one each.
+    first hinted number, else its first hinted pattern. Patterns are added up to one data set, or are one each. A grid
+    gives a data set for each line along its fast axis, or along the axis that x names. Files are read here.
 
     Raises
     ------
     NothingToAnalyseError
-        Names the stream or field that is missing and what there is instead.
+        Names the stream, field or file that is missing and what there is instead.
     ValueError
-        When the points are there but cannot be analysed, see `Dataset`.
+        Also from a piece, when the points are there but cannot be analysed, see `Dataset` and `prepare`.
     """
-    stream = _stream(run, analysis.stream)
-    y = analysis.y or _measured(run, stream, analysis.x)
-    if y in run.patterns[stream]:
-        return _pattern_datasets(run, analysis, stream, y)
-    x = analysis.x or _scanned(run, stream)
-    sigma, exposure = (_values(run, stream, name) if name else None for name in (analysis.sigma, analysis.exposure))
-    before = [_values(run, stream, analysis.i0)] if analysis.i0 else []
-    (measured,) = _measurements(run, analysis, y, [_values(run, stream, y)], before)
-    return [_dataset(run, analysis, (x, y), (_values(run, stream, x), measured), sigma, exposure)]
-
-
-def _measurements(
-    run: CollectedRun, analysis: Analysis, y: str, values: Sequence[Array], before: Sequence[Array]
-) -> list[Array]:
-    """What is analysed of measured values: less a dark level, and ln(i0 / y) where the intensity before is known."""
-    measured = [each - analysis.subtract for each in values]
-    if not analysis.i0:
-        return measured
-    for name, columns in ((y, measured), (analysis.i0, before)):
-        for column in columns:
-            bad = np.flatnonzero(~(column > 0))
-            if bad.size:
-                raise ValueError(
-                    f"{name!r} of {run.label} is {column[bad[0]]:g} at point {bad[0]}, and an absorption "
-                    "ln(i0 / y) needs positive intensities; check the dark level, or cut the range"
-                )
-    return [np.log(i0 / it) for i0, it in zip(before, measured, strict=True)]
-
-
-def _dataset(
-    run: CollectedRun,
-    analysis: Analysis,
-    fields: tuple[str, str],
-    columns: tuple[Array, Array],
-    sigma: Array | None,
-    exposure: Array | None,
-    events: tuple[int, ...] = (),
-) -> Dataset:
-    stream, (x, y) = analysis.stream, fields
-    units = {"x": _unit(run, stream, x), "y": "" if analysis.i0 else _unit(run, stream, y)}
-    if analysis.i0:
-        y = f"ln({analysis.i0} / {y})"
-    return Dataset(
-        *columns,
-        sigma=sigma,
-        counts=isinstance(analysis.noise, Poisson) and not analysis.noise.scaled,
-        exposure=exposure,
-        units={axis: unit for axis, unit in units.items() if unit},
-        origin=Origin(run.start.get("uid", ""), stream, x, y, run.start.get("scan_id"), events),
-    )
-
-
-def _pattern_datasets(run: CollectedRun, analysis: Analysis, stream: str, y: str) -> list[Dataset]:
-    """Data sets of patterns, one an event, or of their sum."""
-    patterns = run.patterns[stream][y]
-    if not patterns:
-        raise NothingToAnalyseError(f"stream {stream!r} of {run.label} has no events{_ending(run)}")
-    lengths = {pattern.size for pattern in patterns}
-    if 0 in lengths:
-        at = [pattern.size for pattern in patterns].index(0) + 1
-        raise NothingToAnalyseError(f"field {y!r} of {run.label} holds no pattern in event {at}")
-    x, axes = _axes(run, analysis, stream, [pattern.size for pattern in patterns])
-    measured = _measurements(
-        run, analysis, y, patterns, [i0 for i0 in _beside(run, stream, analysis.i0, patterns) if i0 is not None]
-    )
-    sigma, exposure = (_beside(run, stream, name, patterns) for name in (analysis.sigma, analysis.exposure))
-    if (analysis.patterns or ("each" if _scanned_fields(run, stream) else "sum")) == "each":
-        rows = zip(axes, measured, sigma, exposure, strict=True)
-        return [_dataset(run, analysis, (x, y), (a, b), s, e, (i,)) for i, (a, b, s, e) in enumerate(rows, start=1)]
-    if len(lengths) > 1 or any(not np.array_equal(axis, axes[0]) for axis in axes):
+    try:
+        return _pieces(run, analysis)
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:
         raise NothingToAnalyseError(
-            f"the patterns {y!r} of {run.label} do not lie at the same {x}, so that they cannot be added up: set "
-            "patterns = 'each' to analyse one by one"
+            f"the documents of {run.label} are not made as the event model says ({type(error).__name__}: "
+            f"{str(error)[:100]})"
+        ) from error
+
+
+def _pieces(run: CollectedRun, analysis: Analysis) -> list[Piece]:
+    stream = _stream(run, analysis.stream)
+    y = analysis.y or _measured(run, analysis)
+    scanned = [fields[0] for fields in _scanned_fields(run, stream) if fields]
+    mask = analysis.preparation.mask
+    levels = analysis.preparation.levels.values()
+    own = [level for level in levels if level.stream in (None, stream)]
+    needed = [analysis.x, y, analysis.sigma, analysis.exposure, analysis.i0, mask.field if mask else None]
+    needed += [level.field for level in own] + [level.sigma for level in own if isinstance(level.sigma, str)]
+    run = with_files(run, stream, [*needed, *([] if analysis.x else scanned)], analysis)
+    beside: dict[str, list[str | None]] = {}
+    for level in levels:
+        if level.stream not in (None, stream):
+            names = beside.setdefault(_stream(run, str(level.stream)), [])
+            names += [level.field or y, level.sigma if isinstance(level.sigma, str) else None]
+    for other, names in beside.items():
+        run = with_files(run, other, names, analysis)
+    taking = _Taking(run, analysis, stream, y)
+    return taking.patterns() if y in run.patterns[stream] else taking.curves(scanned)
+
+
+@dataclass(frozen=True)
+class _Taking:
+    """Data sets out of one stream of one run."""
+
+    run: CollectedRun
+    analysis: Analysis
+    stream: str
+    y: str
+
+    def curves(self, scanned: Sequence[str]) -> list[Piece]:
+        """One point an event: one data set, or one for each line of a grid."""
+        x = self.analysis.x or _scanned(self.run, self.stream)
+        everything = np.arange(_values(self.run, self.stream, x).size)
+        if len(scanned) < 2 or x not in scanned:
+            return [Piece(partial(self._curve, x, everything))]
+        lines, length = _lines(self.run, self.stream, x, scanned)
+        slow = [name for name in scanned if name != x]
+        return [Piece(partial(self._curve, x, rows, _numbered(rows), slow, length), _numbered(rows)) for rows in lines]
+
+    def _curve(
+        self, x: str, rows: Rows, events: tuple[int, ...] = (), slow: Sequence[str] = (), length: int = 0
+    ) -> Dataset:
+        run, analysis, stream = self.run, self.analysis, self.stream
+
+        def column(name: str | None) -> Array | None:
+            return None if name is None else _values(run, stream, name)[rows]
+
+        mask = analysis.preparation.mask
+        flags = column(mask.field) if mask else None
+        points = Points(
+            _values(run, stream, x)[rows],
+            _values(run, stream, self.y)[rows],
+            column(analysis.sigma),
+            column(analysis.exposure),
+            column(analysis.i0),
+            None if flags is None else flags != 0,
+            {name: self._level(name, level, rows.size, rows) for name, level in self._levels()},
         )
-    errors = [s for s in sigma if s is not None]
-    times = [e for e in exposure if e is not None]
-    spread = np.sqrt(np.sum(np.square(errors), axis=0)) if errors else None
-    total, time = np.sum(measured, axis=0), np.sum(times, axis=0) if times else None
-    return [_dataset(run, analysis, (x, y), (axes[0], total), spread, time, tuple(range(1, len(patterns) + 1)))]
+        short = f"the line has {rows.size} of its {length} points" if 0 < rows.size < length else ""
+        return self._dataset(x, points.noted(short), rows, events, slow)
+
+    def patterns(self) -> list[Piece]:
+        """Data sets of patterns, one an event, or of their sum."""
+        run, analysis, stream = self.run, self.analysis, self.stream
+        patterns = run.patterns[stream][self.y]
+        if not patterns:
+            raise NothingToAnalyseError(f"stream {stream!r} of {run.label} has no events{_ending(run)}")
+        everything = np.arange(len(patterns))
+        if (analysis.patterns or ("each" if _scanned_fields(run, stream) else "sum")) == "each":
+            return [Piece(partial(self._pattern, everything[i : i + 1]), (i + 1,)) for i in range(len(patterns))]
+        return [Piece(partial(self._pattern, everything), _numbered(everything))]
+
+    def _pattern(self, rows: Rows) -> Dataset:
+        """The sum of the patterns of these events."""
+        run, analysis, stream = self.run, self.analysis, self.stream
+        patterns = [run.patterns[stream][self.y][row] for row in rows.tolist()]
+        for row, pattern in zip(rows.tolist(), patterns, strict=True):
+            if not pattern.size:
+                raise NothingToAnalyseError(f"field {self.y!r} of {run.label} holds no pattern in event {row + 1}")
+        x, axes = _axes(run, analysis, stream, rows, [pattern.size for pattern in patterns])
+        if any(not np.array_equal(axis, axes[0]) for axis in axes):
+            raise NothingToAnalyseError(
+                f"the patterns {self.y!r} of {run.label} do not lie at the same {x}, so that they cannot be added up: "
+                "set patterns = 'each' to analyse one by one"
+            )
+        n = patterns[0].size
+        mask = analysis.preparation.mask
+        sigmas, times, before, flags = (
+            None if name is None else np.array([self._beside(name, row, n) for row in rows.tolist()])
+            for name in (analysis.sigma, analysis.exposure, analysis.i0, mask.field if mask else None)
+        )
+        points = Points(
+            axes[0],
+            np.sum(patterns, axis=0),
+            None if sigmas is None else np.sqrt(np.sum(sigmas**2, axis=0)),
+            None if times is None else np.sum(times, axis=0),
+            None if before is None else np.sum(before, axis=0),
+            None if flags is None else np.any(flags != 0, axis=0),
+            {name: self._level(name, level, n, rows, channels=True) for name, level in self._levels()},
+        )
+        scanned = [fields[0] for fields in _scanned_fields(run, stream) if fields]
+        return self._dataset(x, points, rows, _numbered(rows), scanned if rows.size == 1 else (), times=rows.size)
+
+    def _beside(self, name: str, row: int, n: int) -> Array:
+        """Uncertainties, exposures or flags of a pattern: a field with one number a channel, or one an event."""
+        if name not in self.run.patterns[self.stream]:
+            return np.full(n, _values(self.run, self.stream, name)[row])
+        pattern = self.run.patterns[self.stream][name][row]
+        if pattern.size != n:
+            raise NothingToAnalyseError(
+                f"{name!r} of {self.run.label} has {pattern.size} numbers in event {row + 1} where the pattern has {n}"
+            )
+        return pattern
+
+    def _levels(self) -> Iterable[tuple[str, Level]]:
+        return self.analysis.preparation.levels.items()
+
+    def _level(self, name: str, level: Level, n: int, rows: Rows, channels: bool = False) -> Quantity:
+        """What is subtracted from, or divides, the points: n of these events, or of the channels of their sum."""
+        repeats = rows.size if channels else 1
+        if level.value is not None:
+            quantity = _given(name, level, n).scaled(float(repeats))
+        elif level.stream in (None, self.stream):
+            quantity = self._level_beside(name, level, n, rows, channels)
+        else:
+            quantity = self._level_before(name, level, n, channels).scaled(float(repeats))
+        bad = np.flatnonzero(~np.isfinite(quantity.values))
+        if bad.size:
+            raise ValueError(
+                f"the {name} of {self.run.label} is {quantity.values[bad[0]]:g} at point {bad[0]} ({bad.size} such "
+                "points); mask these points, or leave the event out"
+            )
+        return quantity.scaled(level.scale)
+
+    def _level_beside(self, name: str, level: Level, n: int, rows: Rows, channels: bool) -> Quantity:
+        """A level that was measured at each event."""
+        if level.noise == "scatter":
+            raise NothingToAnalyseError(
+                f"the {name} {level.field!r} has one value for each event, so that nothing scatters: give its "
+                "sigma, or noise = 'counts'"
+            )
+        field = level.field or self.y
+        own = level.sigma if isinstance(level.sigma, str) else None
+        if channels:
+            common = field not in self.run.patterns[self.stream]
+            values = np.array([self._beside(field, row, n) for row in rows.tolist()])
+            sigmas = None if own is None else np.array([self._beside(own, row, n) for row in rows.tolist()])
+            values, variance = np.sum(values, axis=0), _variance(level, values, sigmas)
+            return Quantity(values, None if variance is None else np.sum(variance, axis=0), common)
+        values = _values(self.run, self.stream, field)[rows]
+        sigmas = None if own is None else _values(self.run, self.stream, own)[rows]
+        return Quantity(values, _variance(level, values, sigmas))
+
+    def _level_before(self, name: str, level: Level, n: int, channels: bool) -> Quantity:
+        """A level that is the mean of another stream."""
+        stream, field = str(level.stream), level.field or self.y
+        own = level.sigma if isinstance(level.sigma, str) else None
+        common = field not in self.run.patterns[stream]
+        if not common and not channels:
+            raise NothingToAnalyseError(
+                f"the {name} {field!r} in stream {stream!r} of {self.run.label} is an array and the points of "
+                f"{self.y!r} are numbers"
+            )
+        values = self._all(stream, field, n)
+        sigmas = None if own is None else self._all(stream, own, n)
+        size = len(values)
+        if level.noise == "scatter":
+            if size < 2:
+                raise NothingToAnalyseError(
+                    f"the {name} {field!r} in stream {stream!r} of {self.run.label} was measured once, so that nothing "
+                    "scatters: measure it more often, give its sigma, or noise = 'counts'"
+                )
+            return Quantity(np.mean(values, axis=0), np.var(values, axis=0, ddof=1) / size, common)
+        variance = _variance(level, values, sigmas)
+        total = None if variance is None else np.sum(variance, axis=0) / size**2
+        return Quantity(np.mean(values, axis=0), total, common)
+
+    def _all(self, stream: str, field: str, n: int) -> Array:
+        """A field at all events of a stream, (events, n)."""
+        if field not in self.run.patterns[stream]:
+            return np.repeat(_values(self.run, stream, field)[:, np.newaxis], n, axis=1)
+        patterns = self.run.patterns[stream][field]
+        sizes = {pattern.size for pattern in patterns}
+        if sizes != {n}:
+            raise NothingToAnalyseError(
+                f"{field!r} in stream {stream!r} of {self.run.label} has patterns of {sorted(sizes)} numbers where "
+                f"{self.y!r} has {n}"
+            )
+        return np.array(patterns)
+
+    def _dataset(
+        self, x: str, points: Points, rows: Rows, events: tuple[int, ...], axes: Sequence[str], times: int = 1
+    ) -> Dataset:
+        """Prepare the points and say where they came from."""
+        run, analysis, stream, y = self.run, self.analysis, self.stream, self.y
+        poisson, scaled = isinstance(analysis.noise, Poisson), False
+        if isinstance(analysis.noise, Poisson):
+            scaled = analysis.noise.scaled
+        names = {"y": f"{y!r} of {run.label}", "i0": f"{analysis.i0!r} of {run.label}"}
+        points, counts = prepare(
+            points,
+            analysis.preparation,
+            subtract=analysis.subtract * times,
+            counts=poisson and not scaled,
+            scaled=scaled,
+            names=names,
+        )
+        units = {"x": _unit(run, stream, x), "y": _unit(run, stream, y)}
+        monitor = analysis.preparation.monitor
+        if analysis.i0:
+            y, units["y"] = f"ln({analysis.i0} / {y})", ""
+        elif monitor is not None:
+            y, units["y"] = f"{y} / {monitor.field or monitor.stream or monitor.value}", ""
+        elif analysis.exposure and analysis.preparation.counts and points.exposure is None:
+            y, units["y"] = f"{y} / {analysis.exposure}", ""
+        metadata, missing = _metadata(run, analysis, stream, rows, axes)
+        return Dataset(
+            points.x,
+            points.y,
+            sigma=points.sigma,
+            counts=counts,
+            exposure=points.exposure,
+            units={axis: unit for axis, unit in units.items() if unit},
+            origin=Origin(str(run.start.get("uid", "")), stream, x, y, _scan_id(run.start), events, metadata),
+            notes=(*_state(run, stream), *points.notes, *missing),
+        )
 
 
-def _axes(run: CollectedRun, analysis: Analysis, stream: str, lengths: Sequence[int]) -> tuple[str, list[Array]]:
+def _scan_id(start: Document) -> int | None:
+    scan_id = start.get("scan_id")
+    return scan_id if isinstance(scan_id, int) and abs(scan_id) < 2**63 else None
+
+
+def _given(name: str, level: Level, n: int) -> Quantity:
+    """A level given as numbers."""
+    values, sigma = np.asarray(level.value, dtype=np.float64), np.asarray(0.0 if level.sigma is None else level.sigma)
+    for each in (values, sigma):
+        if each.ndim and each.size != n:
+            raise NothingToAnalyseError(f"the {name} has {each.size} numbers and there are {n} points")
+    common = not values.ndim and not sigma.ndim
+    if level.noise == "counts":
+        variance = np.broadcast_to(np.maximum(values, 0.0), n)
+    else:
+        variance = np.broadcast_to(np.asarray(sigma, dtype=np.float64) ** 2, n)
+    known = level.sigma is None and level.noise is None
+    return Quantity(np.broadcast_to(values, n), None if known else variance, common)
+
+
+def _variance(level: Level, values: Array, sigmas: Array | None) -> Array | None:
+    """Variance of each value of a level."""
+    if level.noise == "counts":
+        return np.maximum(values, 0.0)
+    if sigmas is not None:
+        return np.asarray(sigmas**2)
+    if level.sigma is None or isinstance(level.sigma, str):
+        return None
+    return np.broadcast_to(np.asarray(level.sigma, dtype=np.float64) ** 2, values.shape)
+
+
+def _numbered(rows: Rows) -> tuple[int, ...]:
+    """Numbers of events, from 1."""
+    return tuple(int(row) + 1 for row in rows)
+
+
+def _lines(run: CollectedRun, stream: str, x: str, scanned: Sequence[str]) -> tuple[list[Rows], int]:
+    """Rows of each line of a grid along x, in the order they were begun, and how long a full line is."""
+    k, positions = scanned.index(x), run.seq_nums[stream] - 1
+    shape = run.start.get("shape")
+    shape = [n for n in shape if isinstance(n, int) and n > 0] if isinstance(shape, list | tuple) else []
+    if len(shape) == len(scanned) and positions.size and 0 <= positions.min() <= positions.max() < np.prod(shape):
+        snaking = run.start.get("snaking")
+        snaking = list(snaking) if isinstance(snaking, list | tuple) else []
+        indices = list(np.unravel_index(positions, shape))
+        for i, snakes in enumerate(snaking[: len(shape)]):
+            traversal = positions // int(np.prod(shape[i:]))
+            if snakes:
+                indices[i] = np.where(traversal % 2, shape[i] - 1 - indices[i], indices[i])
+        others = np.array([index for i, index in enumerate(indices) if i != k])
+        keys = np.ravel_multi_index(list(others), [n for i, n in enumerate(shape) if i != k])
+        lines: dict[int, list[int]] = {}
+        for row, key in enumerate(keys):
+            lines.setdefault(int(key), []).append(row)
+        return [np.array(rows) for rows in lines.values()], shape[k]
+    if k != len(scanned) - 1:
+        raise NothingToAnalyseError(
+            f"{run.label} was scanned along {listed(scanned)} without a shape that fits, so that only lines along the "
+            f"fast axis {scanned[-1]!r} can be told: name it as x, or leave x out"
+        )
+    steps = [np.abs(np.diff(_values(run, stream, name))) for name in scanned[:-1]]
+    turns = np.zeros(max(positions.size - 1, 0), dtype=np.bool_)
+    for step in steps:
+        if step.size and np.nanmax(step, initial=0.0) > 0:
+            turns |= step > SMALL_STEP * np.nanmax(step)
+    return np.split(np.arange(positions.size), np.flatnonzero(turns) + 1), 0
+
+
+def _axes(
+    run: CollectedRun, analysis: Analysis, stream: str, rows: Rows, lengths: Sequence[int]
+) -> tuple[str, list[Array]]:
     """Name and values of the abscissa of each pattern: a field, a device's configuration, or the channel's number."""
     name = analysis.x
     if name is None:
         return CHANNEL, [np.arange(n, dtype=np.float64) for n in lengths]
     if name in run.patterns[stream]:
-        axes = list(run.patterns[stream][name])
+        axes = [run.patterns[stream][name][row] for row in rows.tolist()]
     elif name in run.settings[stream]:
-        axes = [_pattern(run.settings[stream][name])] * len(lengths)
+        axes = [pattern_of(run.settings_of[stream][row].get(name)) for row in rows.tolist()]
     else:
-        there = _listed([*run.patterns[stream], *run.settings[stream]])
+        there = listed([*run.patterns[stream], *run.settings[stream]])
         raise NothingToAnalyseError(
             f"a pattern's x must be a field or a configuration with one number a channel, and {name!r} of {run.label} "
             f"is none; there are {there}, or leave x out for the channel's number"
         )
-    for event, (axis, n) in enumerate(zip(axes, lengths, strict=True), start=1):
+    for row, axis, n in zip(rows.tolist(), axes, lengths, strict=True):
         if axis.size != n:
             raise NothingToAnalyseError(
-                f"{name!r} of {run.label} has {axis.size} numbers in event {event} where the pattern has {n}"
+                f"{name!r} of {run.label} has {axis.size} numbers in event {row + 1} where the pattern has {n}"
             )
     return name, axes
 
 
-def _beside(run: CollectedRun, stream: str, name: str | None, patterns: Sequence[Array]) -> list[Array | None]:
-    """Uncertainties or exposures of patterns: a field with one number a channel, or one an event."""
-    if name is None:
-        return [None] * len(patterns)
-    if name in run.patterns[stream]:
-        return list(run.patterns[stream][name])
-    values = _values(run, stream, name)
-    return [np.full(pattern.size, value) for pattern, value in zip(patterns, values, strict=True)]
+def _metadata(
+    run: CollectedRun, analysis: Analysis, stream: str, rows: Rows, axes: Sequence[str]
+) -> tuple[dict[str, Reading], list[str]]:
+    """What else was known of these events, and notes on what was asked for and is not there."""
+    found: dict[str, Reading] = {}
+    missing = []
+    names = analysis.metadata
+    if names is None:
+        there = [*run.streams.get(BASELINE, ()), *run.settings.get(stream, ())] if BASELINE != stream else []
+        names = tuple(dict.fromkeys(there))
+    for name in dict.fromkeys((*axes, *names)):
+        reading = _reading(run, stream, name, rows)
+        text = reading is not None and isinstance(reading.value, str)
+        if reading is None:
+            if name in (analysis.metadata or ()):
+                missing.append(f"there is no metadata {name!r} in the run")
+        elif len(found) < MOST_READINGS and (analysis.metadata is not None or not text):
+            found[name] = reading
+    return found, missing
+
+
+def _reading(run: CollectedRun, stream: str, name: str, rows: Rows) -> Reading | None:
+    """A value by its name: the mean of a field at these events or in the baseline, a setting, a word of the start."""
+    for where, picked in ((stream, rows), (BASELINE, slice(None))):
+        column = run.streams.get(where, {}).get(name)
+        if column is not None:
+            values = column[picked]
+            values = values[np.isfinite(values)]
+            if values.size:
+                return Reading(float(np.mean(values)), _unit(run, where, name))
+    for where in (stream, BASELINE):
+        of = run.settings_of.get(where, ())
+        settings = of[rows[0]] if where == stream and rows.size and len(of) > rows[0] else run.settings.get(where, {})
+        if (reading := _plain_reading(settings.get(name), _unit(run, where, name))) is not None:
+            return reading
+    return _plain_reading(run.start.get(name), "")
+
+
+def _plain_reading(value: Any, unit: str) -> Reading | None:
+    if isinstance(value, str):
+        return Reading(value[:LONGEST_TEXT], unit)
+    if isinstance(value, bool | int | float) and abs(value) < 1e300:
+        return Reading(float(value), unit)
+    return None
+
+
+def _state(run: CollectedRun, stream: str) -> list[str]:
+    """What is to be known of a run that is not whole."""
+    notes = []
+    if not run.stop:
+        notes.append("the run has no stop document: it goes on, or ended without one")
+    elif ending := _ending(run):
+        notes.append(f"the run is not whole{ending}")
+    said, heard = run.stop.get("num_events"), run.seq_nums[stream].size
+    n = said.get(stream) if isinstance(said, Mapping) else None
+    if isinstance(n, int) and n > heard:
+        notes.append(f"the run speaks of {n} events in stream {stream!r} and {heard} are here")
+    return notes
 
 
 def _stream(run: CollectedRun, stream: str) -> str:
     if stream not in run.streams:
-        there = f"it has {_listed(run.streams)}" if run.streams else f"it has no events at all{_ending(run)}"
+        there = f"it has {listed(run.streams)}" if run.streams else f"it has no events at all{_ending(run)}"
         raise NothingToAnalyseError(f"{run.label} has no stream {stream!r}: {there}")
     return stream
 
@@ -417,48 +538,56 @@ def _ending(run: CollectedRun) -> str:
     status, reason = run.stop.get("exit_status", "success"), run.stop.get("reason")
     if status == "success":
         return ""
-    return f"; it ended with {status!r}" + (f" ({reason})" if reason else "")
+    return f"; it ended with {listed([status])}" + (f" ({str(reason)[:LONGEST_TEXT]})" if reason else "")
 
 
 def _scanned(run: CollectedRun, stream: str) -> str:
-    """Find the field that was scanned."""
+    """Find the field that was scanned, the fastest where there are several."""
     fields = _scanned_fields(run, stream)
     if not fields:
         raise NothingToAnalyseError(
             f"nothing was scanned in stream {stream!r} of {run.label}: name a field as x; {_there(run, stream)}"
         )
-    if len(fields) > 1:
-        raise NothingToAnalyseError(
-            f"{run.label} was scanned along {len(fields)} axes and a curve needs one: name a field as x; "
-            f"there are {_listed(f[0] for f in fields)}"
-        )
-    return fields[0][0]
+    return fields[-1][0]
 
 
 def _scanned_fields(run: CollectedRun, stream: str) -> list[list[str]]:
     """List the fields of each scanned axis: from the dimensions that the plan hinted, else from its motors."""
-    dimensions = run.start.get("hints", {}).get("dimensions", [])
+    hints = run.start.get("hints")
+    dimensions = hints.get("dimensions") if isinstance(hints, Mapping) else None
+    dimensions = dimensions if isinstance(dimensions, list) else []
     hinted = [list(fields) for fields, where in dimensions if where == stream and "time" not in fields]
+    hinted = [fields for fields in hinted if fields]
     if hinted or dimensions:
         return hinted
-    return [_hinted(run, stream, motor) or [motor] for motor in run.start.get("motors") or ()]
+    motors = run.start.get("motors")
+    motors = [motor for motor in motors if isinstance(motor, str)] if isinstance(motors, list | tuple) else []
+    return [_hinted(run, stream, motor) or [motor] for motor in motors]
 
 
 def _hinted(run: CollectedRun, stream: str, device: str) -> list[str]:
-    return list(run.hints[stream].get(device, {}).get("fields", []))
+    fields = run.hints[stream].get(device, {}).get("fields")
+    return [field for field in fields if isinstance(field, str)] if isinstance(fields, list | tuple) else []
 
 
-def _measured(run: CollectedRun, stream: str, x: str | None) -> str:
-    """Find the first hinted number that was not scanned, else a pattern; detectors that the plan names first."""
+def _measured(run: CollectedRun, analysis: Analysis) -> str:
+    """Find the first hinted number that was not scanned, else a pattern, else a file; detectors of the plan first."""
+    stream, x = analysis.stream, analysis.x
     scanned = {x}.union(*_scanned_fields(run, stream))
-    devices = dict.fromkeys([*(run.start.get("detectors") or ()), *run.hints[stream]])
+    named = run.start.get("detectors")
+    named = [device for device in named if isinstance(device, str)] if isinstance(named, list | tuple) else []
+    devices = dict.fromkeys([*named, *run.hints[stream]])
     fields = [field for device in devices for field in _hinted(run, stream, device)]
+    keys = run.data_keys[stream]
     usable = [field for field in fields if field in run.streams[stream] and field not in scanned]
     usable += [field for field in fields if field in run.patterns[stream] and field != x]
+    usable += [field for field in fields if "external" in keys.get(field, {}) and field not in scanned]
     if not usable:
+        images = [field for field in fields if is_image(keys.get(field, {}))]
         raise NothingToAnalyseError(
             f"no detector of {run.label} hints at a number in stream {stream!r}: name a field as y; "
             f"{_there(run, stream)}"
+            + (f"; of the image {images[0]!r} a preparation can make a pattern" if images else "")
         )
     return usable[0]
 
@@ -478,21 +607,21 @@ def _values(run: CollectedRun, stream: str, field: str) -> Array:
 
 
 def _kind(data_key: Mapping[str, Any]) -> str:
-    if "external" in data_key:
-        return "kept in files outside the documents"
     if data_key.get("dtype") == "array":
-        return f"an array of shape {tuple(data_key.get('shape', ()))}"
-    return f"of type {data_key.get('dtype')!r}"
+        what = f"an array of shape ({listed(shape_of(data_key))})"
+        return f"{what}, of which a preparation can make a pattern" if is_image(data_key) else what
+    return f"of type {listed([data_key.get('dtype')])}"
 
 
 def _unit(run: CollectedRun, stream: str, field: str) -> str:
-    return run.data_keys[stream].get(field, {}).get("units") or ""
+    keys = {**run.setting_keys.get(stream, {}), **run.data_keys.get(stream, {})}
+    unit = keys.get(field, {}).get("units")
+    return unit if isinstance(unit, str) else ""
 
 
 def _there(run: CollectedRun, stream: str) -> str:
-    names = _listed([*run.streams[stream], *run.patterns[stream]])
+    files = [name for name, key in run.data_keys[stream].items() if "external" in key]
+    there = [*run.streams[stream], *run.patterns[stream]]
+    there += [f"{name}" for name in files if name not in there]
+    names = listed(there)
     return f"there are {names}" if names else "there are no fields with numbers"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
