@@ -97,6 +97,11 @@ class BayesCallback:
         """The latest answer."""
         return self._last
 
+    @property
+    def closed(self) -> bool:
+        """Whether it hears nothing more."""
+        return self._closed
+
     def future(self, uid: str) -> Future[Selection]:
         """Give the future of a run's answer; it carries a plain sentence as exception where there is none.
 
@@ -143,6 +148,14 @@ class BayesCallback:
                 raise KeyError(f"run {uid!r} does not go on, or was not heard: subscribe the callback before it begins")
             collected = pickle.dumps(self._open[uid])  # now, since the run goes on while the job waits
         return self._worker.submit(answer_so_far, self.analysis, collected)
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Have ``function(*arguments)`` computed in the worker process, after what waits there.
+
+        All three must be picklable: ``bayes.submit(bayes.analysis, data)`` answers for data that no single run gave.
+        The future carries what the function raised, or that the process died over it.
+        """
+        return self._worker.submit(function, *arguments)
 
     def published(self, uid: str, timeout: float | None = None) -> str | None:
         """Wait for the uid of the run that holds a run's answer, None where there is nothing to publish.
