@@ -181,7 +181,7 @@ class _Search:
 class BisectModelChange(_Search):
     """Where the model changes, by bisection: an ``Optimizer`` that stops by itself.
 
-    Rules are those of `bluesky_bayes.plans.bisect_model_change`; a position that is undecided ends it.
+    Rules are those of `bluesky_bayes.plans.bisect_model_change`.
 
     Parameters
     ----------

@@ -217,8 +217,8 @@ class ModelChange:
     below, above : str
         The models that hold at its ends.
     found : bool
-        Whether the model changes, and the bracket is as narrow as was asked for. Where a position between the ends
-        stayed undecided the bracket is that of the decided ones.
+        Whether the model changes, and the bracket is as narrow as was asked for. Where positions between its ends
+        stayed undecided the bracket is around them, as narrow as can be, and this is False.
     reason : str
         In a sentence.
     visits : tuple of Visit
@@ -238,7 +238,8 @@ def next_position(visits: Sequence[Visit], tolerance: float) -> float | ModelCha
     """Where to measure next, or the change of model where nothing is left to measure.
 
     The first two visits are the ends. A model other than the low end's counts as changed, so that of several changes
-    the lowest is found.
+    the lowest is found. Where a position between the ends stays undecided the bracket is narrowed from both sides of
+    it.
 
     Parameters
     ----------
@@ -249,21 +250,35 @@ def next_position(visits: Sequence[Visit], tolerance: float) -> float | ModelCha
     """
     low, high = visits[0], visits[1]
     for visit in (visit for visit in visits[2:] if visit.decision.decided):
-        if visit.decision.model == low.decision.model:
+        if visit.decision.model != low.decision.model:
+            high = min(high, visit, key=lambda one: abs(one.position - visits[0].position))
+    for visit in (visit for visit in visits[2:] if visit.decision.decided):
+        if visit.decision.model == low.decision.model and _between(visit, low, high):
             low = visit
-        else:
-            high = visit
 
     def ended(found: bool, reason: str) -> ModelChange:
         ends = (low.position, high.position, low.decision.model, high.decision.model)
         return ModelChange(*ends, found, reason, tuple(visits))
 
-    for visit in visits:
+    for visit in visits[:2]:
         if not visit.decision.decided:
             return ended(False, f"undecided at {visit.position:g}: {visit.decision.reason}")
     if low.decision.model == high.decision.model:
         return ended(False, f"{low.decision.model} holds at {low.position:g} and at {high.position:g}: nothing changes")
-    if abs(high.position - low.position) <= tolerance:
-        models = f"{low.decision.model} at {low.position:g}, {high.decision.model} at {high.position:g}"
-        return ended(True, f"the model changes between {low.position:g} and {high.position:g}: {models}")
-    return 0.5 * (low.position + high.position)
+    unsure = [visit for visit in visits if not visit.decision.decided and _between(visit, low, high)]
+    unsure.sort(key=lambda visit: abs(visit.position - low.position))
+    stops = [low, *unsure, high]
+    for before, after in ((stops[0], stops[1]), (stops[-2], stops[-1])):
+        if abs(after.position - before.position) > tolerance:
+            return 0.5 * (before.position + after.position)
+    models = f"{low.decision.model} at {low.position:g}, {high.decision.model} at {high.position:g}"
+    reason = f"the model changes between {low.position:g} and {high.position:g}: {models}"
+    if unsure:
+        first = unsure[0]
+        return ended(False, f"{reason}; undecided at {first.position:g}: {first.decision.reason}")
+    return ended(True, reason)
+
+
+def _between(visit: Visit, low: Visit, high: Visit) -> bool:
+    """Whether it lies between two others."""
+    return min(low.position, high.position) < visit.position < max(low.position, high.position)

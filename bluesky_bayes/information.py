@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp, xlogy
+from scipy.special import logsumexp
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.noise import SIGMA, Noise, Poisson, StudentT
@@ -159,7 +159,7 @@ class _Predicted:
         y, curve = readings[:, None, None], self.curves[None, :, :, i]
         if isinstance(self.noise, Poisson):
             mu = np.maximum(curve, 1e-9)
-            counted: Array = np.asarray(xlogy(y, mu), dtype=np.float64) - mu
+            counted: Array = y * np.log(mu) - mu
             return counted
         t = (y - curve) / self.size
         dof = self.noise.dof if isinstance(self.noise, StudentT) else None

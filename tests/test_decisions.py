@@ -183,13 +183,32 @@ def test_ends_with_the_same_model_end_the_search() -> None:
     assert end.reason == "A holds at 0 and at 10: nothing changes"
 
 
-def test_an_undecided_position_ends_the_search_and_says_where() -> None:
-    visits = [*visited(3.0, [0.0, 10.0]), Visit(5.0, Decision("B", 0.7, False, "B is not probable enough"))]
+def test_an_undecided_end_ends_the_search_and_says_where() -> None:
+    visits = [*visited(3.0, [0.0]), Visit(10.0, Decision("B", 0.7, False, "B is not probable enough"))]
     end = next_position(visits, 0.1)
     assert isinstance(end, ModelChange)
     assert not end.found
-    assert end.reason == "undecided at 5: B is not probable enough"
-    assert (end.low, end.high) == (0.0, 10.0)
+    assert end.reason == "undecided at 10: B is not probable enough"
+
+
+@pytest.mark.parametrize("ends", [(0.0, 16.0), (16.0, 0.0)])
+def test_what_is_undecided_between_the_ends_is_bracketed_from_both_sides(ends: tuple[float, float]) -> None:
+    visits: list[Visit] = []
+
+    def look(at: float) -> Visit:
+        if 6.0 < at < 9.0:
+            return Visit(at, Decision("A", 0.7, False, "it does not fit"))
+        return visited(7.0, [at])[0]
+
+    visits = [look(at) for at in ends]
+    while not isinstance(following := next_position(visits, 1.0), ModelChange):
+        visits.append(look(following))
+    assert not following.found
+    assert sorted([following.low, following.high]) == [6.0, 9.0]
+    assert {following.below, following.above} == {"A", "B"}
+    assert "the model changes between" in following.reason
+    assert following.reason.endswith("it does not fit")
+    assert len(visits) <= 9
 
 
 def test_the_time_left_follows_from_how_fast_the_lead_grows(make_selection: Make) -> None:

@@ -122,7 +122,8 @@ def bisect_model_change(
 ) -> MsgGenerator[ModelChange]:
     """Find where the model changes: scan at both ends, then always in the middle of what is left.
 
-    It takes ``2 + log2((high - low) / tolerance)`` positions. A run of its own, with one event a position, says what
+    Where a position stays undecided, as happens near to the change, the bracket is narrowed from both sides of it. Else
+    it takes ``2 + log2((high - low) / tolerance)`` positions. A run of its own, with one event a position, says what
     was found and decided; the asked-for probability, tolerance and repeats stand in its start document before the first
     scan.
 
@@ -150,7 +151,8 @@ def bisect_model_change(
     Returns
     -------
     ModelChange
-        `found` is False, with the reason, where the ends do not differ or a position stays undecided.
+        `found` is False, with the reason, where the ends do not differ, an end is undecided, or a position between
+        them is: the bracket then is around it.
 
     Raises
     ------
