@@ -85,12 +85,13 @@ class Threshold(Quick):
 
 @dataclass(frozen=True, eq=False)
 class Never(Quick):
-    """Takes its time and finds all models equally good."""
+    """Finds all models equally good; answers once there is a file ``open`` in its folder."""
 
-    seconds: float = 0.1
+    folder: str = ""
 
     def __call__(self, data: Dataset) -> Selection:
-        time.sleep(self.seconds)
+        while self.folder and not (Path(self.folder) / "open").exists():
+            time.sleep(0.01)
         answer = made_up(data)
         return replace(answer, posteriors=tuple(replace(p, log_evidence=-10.0) for p in answer.posteriors))
 

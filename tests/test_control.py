@@ -1,7 +1,9 @@
 """Every plan can be paused, resumed, stopped and aborted, and ends in words when it cannot go on."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,11 +88,25 @@ def engine() -> Any:
 
 
 @pytest.fixture(scope="module")
-def unsure() -> Iterator[BayesCallback]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gate")
+
+
+@pytest.fixture
+def gate(folder: Path) -> Iterator[Path]:
+    """A file without which no answer comes."""
+    (folder / "open").unlink(missing_ok=True)
+    yield folder / "open"
+    (folder / "open").touch()
+
+
+@pytest.fixture(scope="module")
+def unsure(folder: Path) -> Iterator[BayesCallback]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "prepare", fakes.unprepared)
-        with BayesCallback(fakes.Never(seconds=0.5)) as callback:
+        with BayesCallback(fakes.Never(folder=str(folder))) as callback:
             yield callback
+            (folder / "open").touch()
 
 
 @pytest.fixture
@@ -116,18 +132,27 @@ def moody(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[BayesCallbac
         engine.unsubscribe(token)
 
 
-def pause_a_moment_later(engine: Any, defer: bool) -> None:
-    threading.Timer(0.2, engine.request_pause, (defer,)).start()
+def pause_once_measured(beamline: Beamline, defer: bool = False) -> None:
+    """Ask for a pause a moment after the first reading: no plan ends before the gate is open."""
+
+    def ask() -> None:
+        while not beamline.measured():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        beamline.engine.request_pause(defer)
+
+    threading.Thread(target=ask).start()
 
 
 @pytest.mark.parametrize(("name", "defer"), [*[(name, False) for name in PLANS], ("count", True), ("scan", True)])
 def test_a_plan_that_is_paused_while_it_waits_goes_on_and_measures_nothing_twice(
-    beamline: Beamline, bayes: BayesCallback, name: str, defer: bool
+    beamline: Beamline, bayes: BayesCallback, gate: Path, name: str, defer: bool
 ) -> None:
-    pause_a_moment_later(beamline.engine, defer)
+    pause_once_measured(beamline, defer)
     with pytest.raises(RunEngineInterrupted):
         beamline.engine(PLANS[name](beamline, bayes))
     assert beamline.engine.state == "paused"
+    gate.touch()
     beamline.engine.resume()
     assert beamline.engine.state == "idle"
     ends = beamline.all("stop")
@@ -141,9 +166,9 @@ def test_a_plan_that_is_paused_while_it_waits_goes_on_and_measures_nothing_twice
     ("count", "stop", "success"), ("optimize", "stop", "success"), ("scan", "halt", "abort"),
 ])  # fmt: skip
 def test_a_plan_can_be_ended_while_it_waits_and_its_runs_are_closed(
-    beamline: Beamline, bayes: BayesCallback, name: str, how: str, status: str
+    beamline: Beamline, bayes: BayesCallback, gate: Path, name: str, how: str, status: str
 ) -> None:
-    pause_a_moment_later(beamline.engine, defer=False)
+    pause_once_measured(beamline)
     with pytest.raises(RunEngineInterrupted):
         beamline.engine(PLANS[name](beamline, bayes))
     getattr(beamline.engine, how)()
@@ -201,7 +226,9 @@ def test_a_closed_callback_is_no_help_to_a_single_scan_either(
 
 
 @pytest.mark.parametrize("name", ["scan", "bisect", "place", "optimize"])
-def test_an_answer_that_does_not_come_ends_a_plan_in_words(beamline: Beamline, bayes: BayesCallback, name: str) -> None:
+def test_an_answer_that_does_not_come_ends_a_plan_in_words(
+    beamline: Beamline, bayes: BayesCallback, gate: Path, name: str
+) -> None:
     b = beamline
     plans: dict[str, Any] = {
         "scan": lambda: scan_until_decisive(b.scan, bayes, timeout=0.05),
@@ -241,14 +268,14 @@ def test_data_that_cannot_be_analysed_yet_are_no_reason_to_end(beamline: Beamlin
     assert beamline.all("stop")[0]["exit_status"] == "success"
 
 
-def test_a_plan_waits_for_an_answer_while_the_callback_is_closed(
-    beamline: Beamline, monkeypatch: pytest.MonkeyPatch
+def test_a_callback_that_is_closed_while_a_plan_waits_ends_it_in_words(
+    beamline: Beamline, monkeypatch: pytest.MonkeyPatch, gate: Path
 ) -> None:
     monkeypatch.setattr(module, "prepare", fakes.unprepared)
-    callback = BayesCallback(fakes.Never(seconds=20.0))
+    callback = BayesCallback(fakes.Never(folder=str(gate.parent)))
     token = beamline.engine.subscribe(callback)
-    threading.Timer(0.5, callback.close, (0.1,)).start()
     (uid,) = beamline.engine(beamline.scan()).run_start_uids
+    threading.Timer(0.2, callback.close, (0.1,)).start()
     with pytest.raises(Exception, match=r"given up|lost"):
         beamline.engine(wait_for_result(callback, uid, SECONDS))
     beamline.engine.unsubscribe(token)

@@ -371,11 +371,11 @@ def test_points_are_measured_where_models_differ_until_one_stands_out(
 ) -> None:
     allowed = np.linspace(0.0, 1.0, 21)
     plan = scan_where_models_differ(
-        [stage.switch], stage.motor, allowed, judge(doubt=0.95), first=4, batch=2, timeout=SECONDS
+        [stage.switch], stage.motor, allowed, judge(doubt=0.9), first=4, batch=2, timeout=SECONDS
     )
     selection = returned(engine, plan)
-    # A quarter of a nat each point: 3.6 nats take 15 points.
-    assert selection.data.n == 16
+    # Half a nat each point: 3.6 nats take 8 points.
+    assert selection.data.n == 8
     assert set(selection.data.x) <= set(allowed)
     (start,), (end,) = stage.all("start"), stage.all("stop")
     assert start["stopping"] == {"probability": 0.95, "max_points": 200, "first": 4, "batch": 2}
@@ -383,9 +383,9 @@ def test_points_are_measured_where_models_differ_until_one_stands_out(
         "scan_where_models_differ", ["motor"], "success",
     )  # fmt: skip
     trace = stage.decisions()
-    assert [row["n_points"] for row in trace] == [4, 6, 8, 10, 12, 14, 16]
+    assert [row["n_points"] for row in trace] == [4, 6, 8]
     assert all(row["next_position"] in allowed and row["expected_gain"] >= 0 for row in trace[:-1])
-    assert [row["decided"] for row in trace] == [False] * 6 + [True]
+    assert [row["decided"] for row in trace] == [False] * 2 + [True]
 
 
 @pytest.mark.parametrize("wrong", [{"first": 1}, {"first": 30, "max_points": 20}, {"batch": 0}, {"positions": [1.0]}])
@@ -451,26 +451,6 @@ def test_counting_ends_undecided_when_time_is_up(engine: Any, counter: Counter, 
     selection = returned(engine, plan)
     assert not any(row["decided"] for row in counter.rows("decisions"))
     assert len(counter.rows("primary")) == len(selection.data.origin.events) <= 12
-
-
-def test_counting_that_is_aborted_closes_its_run(engine: Any, counter: Counter, growing: BayesCallback) -> None:
-    timer = threading.Timer(0.5, engine.request_pause)
-    timer.start()
-    with pytest.raises(RunEngineInterrupted):
-        engine(count_until_decisive([counter.device], growing, probability=1 - 1e-12, max_time=SECONDS))
-    engine.abort("the sample fell off")
-    (stop,) = counter.all("stop")
-    assert stop["exit_status"] == "abort"
-
-
-def test_counting_that_is_paused_goes_on(engine: Any, counter: Counter, growing: BayesCallback) -> None:
-    timer = threading.Timer(0.1, engine.request_pause)
-    timer.start()
-    with pytest.raises(RunEngineInterrupted):
-        engine(count_until_decisive([counter.device], growing, max_time=SECONDS))
-    result = engine.resume()
-    assert result.plan_result.best.model.name == "1 peak"
-    assert counter.rows("decisions")[-1]["decided"]
 
 
 @pytest.mark.parametrize(("options", "sentence"), [
