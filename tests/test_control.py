@@ -30,7 +30,7 @@ from bluesky_bayes.plans import (
     scan_where_models_differ,
     wait_for_result,
 )
-from bluesky_bayes.plans.waiting import Stopwatch
+from bluesky_bayes.plans.waiting import Stopwatch, hear
 from bluesky_bayes.simulated import detector
 
 SECONDS = 30.0
@@ -279,3 +279,12 @@ def test_a_callback_that_is_closed_while_a_plan_waits_ends_it_in_words(
     with pytest.raises(Exception, match=r"given up|lost"):
         beamline.engine(wait_for_result(callback, uid, SECONDS))
     beamline.engine.unsubscribe(token)
+
+
+def test_a_start_document_may_take_a_moment_to_reach_the_callback(beamline: Beamline, unsure: BayesCallback) -> None:
+    """As through a network: it comes while the plan asks for it again and again."""
+    start = fakes.scan_documents()[0][1]
+    asking = hear(unsure, start["uid"])
+    assert [next(asking).command, next(asking).command] == ["sleep", "sleep"]
+    unsure("start", start)
+    assert list(asking) == []

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from bluesky_bayes import Dataset, Gaussian, Poisson, Selection, StudentT, select
+from bluesky_bayes.decisions import decide
 from bluesky_bayes.families import linear, peaks
 from bluesky_bayes.information import evenly, next_points, predictions
 
@@ -78,6 +79,30 @@ def test_curves_at_new_positions_are_those_of_the_draws() -> None:
     best = select(data, peaks(counts=[1]), seed=0).best
     curves = predictions(best, x, np.arange(best.draws["constant"].size))
     assert np.allclose(curves.mean(axis=0), best.fit.mean, rtol=0.01)
+
+
+def points_until_decided(seed: int, differ: bool) -> tuple[int, bool]:
+    """How many points it takes to tell a line from a constant, and whether the answer is right."""
+    rng = np.random.default_rng(seed)
+    offset, slope = rng.standard_normal(2) * (1.0, seed % 2)
+    positions = np.linspace(-1.0, 1.0, 17)
+    x = evenly(positions, 4)
+    y = [offset + slope * at + 0.5 * rng.standard_normal() for at in x]
+    while True:
+        answer = select(Dataset(np.array(x), np.array(y)), LINES, Gaussian(0.5))
+        decision = decide([answer], 0.9)
+        if decision.decided or len(x) >= 60:
+            return len(x), decision.model == LINES.names[seed % 2]
+        chosen = next_points(answer, positions, 4, len(x)) if differ else ()
+        new = [point.position for point in chosen] or evenly(positions, 4, len(x))
+        x += new
+        y += [offset + slope * at + 0.5 * rng.standard_normal() for at in new]
+
+
+def test_points_where_models_differ_decide_with_fewer_points_than_an_even_grid() -> None:
+    even, differ = (np.array([points_until_decided(seed, how) for seed in range(8)]) for how in (False, True))
+    assert differ[:, 0].sum() < 0.9 * even[:, 0].sum()
+    assert differ[:, 1].sum() >= even[:, 1].sum() - 1
 
 
 def test_even_positions_stay_even_as_they_grow() -> None:

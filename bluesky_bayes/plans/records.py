@@ -11,7 +11,7 @@ from bluesky import preprocessors as bpp
 from bluesky.utils import MsgGenerator
 
 from bluesky_bayes.callbacks import BayesCallback
-from bluesky_bayes.plans.waiting import check_open
+from bluesky_bayes.plans.waiting import check_open, hear
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ def in_run(
 
     def heard() -> MsgGenerator[T]:
         if bayes is not None:
-            bayes.future(uid)  # the sentence of one that does not hear
+            yield from hear(bayes, uid)
         return (yield from body(uid))
 
     result: T = yield from bpp.contingency_wrapper(  # type: ignore[no-untyped-call]

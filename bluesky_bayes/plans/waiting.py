@@ -18,6 +18,8 @@ from bluesky_bayes.selection import Selection
 T = TypeVar("T")
 
 SECONDS_TO_WAIT = 60.0
+SECONDS_TO_HEAR, TRIES = 1.0, 10
+"""How long a start document may be on its way to the callback."""
 SLICE = 0.5
 """Seconds after which a plan that waits asks whether a deferred pause was asked for."""
 
@@ -134,7 +136,7 @@ def analysed(
 
     def begun(message: Msg) -> MsgGenerator[Any]:
         uid = yield message
-        bayes.future(uid)
+        yield from hear(bayes, uid)
         uids.append(uid)
         return uid
 
@@ -146,6 +148,18 @@ def analysed(
     if not uids:
         raise RuntimeError("the plan made no run, so there is nothing to analyse")
     return (yield from wait_for_result(bayes, uids[-1], timeout))
+
+
+def hear(bayes: BayesCallback, uid: str) -> MsgGenerator[None]:
+    """Raise KeyError unless the callback hears a run that was just opened, at once or soon through a network."""
+    for _ in range(TRIES):
+        try:
+            bayes.future(uid)
+        except KeyError:
+            yield from bps.sleep(SECONDS_TO_HEAR / TRIES)
+        else:
+            return
+    bayes.future(uid)
 
 
 def check_open(bayes: BayesCallback) -> None:
