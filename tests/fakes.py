@@ -72,20 +72,33 @@ class Slow(Quick):
 
 @dataclass(frozen=True, eq=False)
 class Threshold(Quick):
-    """Two peaks where y is above one half on average, else one; unsure of it by `doubt` of 20 nats."""
+    """Two peaks where y is above one half on average, else one; by 20 nats for four points, less `doubt` of them."""
 
     doubt: float = 0.0
 
     def __call__(self, data: Dataset) -> Selection:
         answer = made_up(data)
         best = 2 if np.mean(data.y) > 0.5 else 1
-        gap = 20.0 * (1.0 - self.doubt)
+        gap = 5.0 * data.n * (1.0 - self.doubt)
         return replace(
             answer,
             posteriors=tuple(
                 replace(p, log_evidence=-10.0 - gap * (i != best)) for i, p in enumerate(answer.posteriors)
             ),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Never(Quick):
+    """Finds all models equally good; answers once there is a file ``open`` in its folder."""
+
+    folder: str = ""
+
+    def __call__(self, data: Dataset) -> Selection:
+        while self.folder and not (Path(self.folder) / "open").exists():
+            time.sleep(0.01)
+        answer = made_up(data)
+        return replace(answer, posteriors=tuple(replace(p, log_evidence=-10.0) for p in answer.posteriors))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,10 +3,22 @@
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from bluesky_bayes import Selection
-from bluesky_bayes.decisions import Decision, ModelChange, Visit, decide, next_position, seconds_left
+from bluesky_bayes import Dataset, Gaussian, Poisson, Selection, select
+from bluesky_bayes.decisions import (
+    Decision,
+    ModelChange,
+    Visit,
+    check_joinable,
+    decide,
+    joined,
+    next_position,
+    seconds_left,
+)
+from bluesky_bayes.families import linear
 
 Make = Callable[..., Selection]
 
@@ -47,6 +59,92 @@ def test_answers_about_different_things_are_not_put_together(make_selection: Mak
         decide([])
 
 
+X = np.linspace(-1.0, 1.0, 9)
+LINES = linear({"offset": "1", "slope": "x"}, priors={"offset": stats.norm(0, 3), "slope": stats.norm(0, 3)})
+
+
+def line(offset: float, slope: float, rng: np.random.Generator) -> Selection:
+    """The answer, in closed form, for one noisy scan of a line."""
+    return select(Dataset(X, offset + slope * X + rng.standard_normal(X.size)), LINES, Gaussian(1.0))
+
+
+def put_together(answers: list[Selection], probability: float = 0.95) -> Decision:
+    together = select(joined([answer.data for answer in answers]), LINES, Gaussian(1.0))
+    return decide(answers, probability, together)
+
+
+def test_where_nothing_but_noise_differs_scans_decide_together_sooner_than_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    leads = []
+    for _ in range(20):
+        answers = [line(1.0, 1.0, rng) for _ in range(4)]
+        leads.append((put_together(answers).lead, decide(answers).lead))
+    with_all, one_by_one = np.array(leads).T
+    assert np.median(with_all) > np.median(one_by_one) + 1.0
+
+
+def test_scans_that_drift_are_not_forced_into_one_line() -> None:
+    rng = np.random.default_rng(1)
+    answers = [line(offset, 2.0, rng) for offset in (-6.0, 0.0, 6.0)]
+    drifted = put_together(answers)
+    assert drifted.decided
+    assert drifted.model == LINES.names[1]
+    assert "which differ by more than noise: each is taken by itself" in drifted.reason
+    assert drifted.lead == pytest.approx(decide(answers).lead, abs=0.1)
+
+
+def test_of_series_that_stop_when_decided_no_more_are_wrong_than_stated() -> None:
+    """Truths drawn from the priors, half of the series drifting: the rule is right for just these."""
+    rng = np.random.default_rng(2)
+    wrong = decided = 0
+    for _ in range(40):
+        sloped, drifts = rng.integers(2), rng.integers(2)
+        offset, slope = 3.0 * rng.standard_normal(2)
+        answers: list[Selection] = []
+        for _ in range(4):
+            if drifts:
+                offset, slope = 3.0 * rng.standard_normal(2)
+            answers.append(line(offset, slope * sloped, rng))
+            found = put_together(answers, 0.9)
+            if found.decided:
+                decided += 1
+                wrong += found.model != LINES.names[sloped]
+                break
+    assert decided > 20
+    assert wrong <= stats.binom.ppf(0.999, decided, 0.1)
+
+
+def test_what_warns_counts_only_where_its_answer_counts(make_selection: Make) -> None:
+    good, warned = (-180.0, -60.0, -70.0), make_selection((-90.0, -40.0, -50.0), r_hat=2.0)
+    decision = decide([warned, warned], together=make_selection(good))
+    assert decision.decided
+    assert not decide([warned, warned], together=make_selection((-300.0, -200.0, -210.0))).decided
+
+
+def test_points_of_several_scans_keep_their_uncertainty_and_exposure() -> None:
+    parts = [
+        Dataset(np.array([0.0, 1.0]), y, counts=True, exposure=y, sigma=0.1 * y, units={"x": "mm"})
+        for y in (np.array([1.0, 2.0]), np.array([1.0, 3.0]))
+    ]
+    both = joined(parts)
+    assert both.x.tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert both.y.tolist() == [1.0, 1.0, 2.0, 3.0]
+    assert both.exposure is not None
+    assert both.exposure.tolist() == [1.0, 1.0, 2.0, 3.0]
+    assert both.sigma is not None
+    assert both.counts
+    assert both.units == {"x": "mm"}
+
+
+def test_noise_given_for_each_point_of_one_scan_says_nothing_of_several() -> None:
+    with pytest.raises(ValueError, match=r"gives sigma for each point .* name a field .*sigma=\.\.\."):
+        check_joinable(Gaussian(np.ones(3)))
+    with pytest.raises(ValueError, match="gives scale for each point"):
+        check_joinable(Poisson(scale=np.ones(3)))
+    for noise in (None, Gaussian(), Gaussian(0.1), Poisson()):
+        check_joinable(noise)
+
+
 def visited(change_at: float, positions: Sequence[float]) -> list[Visit]:
     return [Visit(at, Decision("A" if at < change_at else "B", 0.99, True, "")) for at in positions]
 
@@ -85,17 +183,36 @@ def test_ends_with_the_same_model_end_the_search() -> None:
     assert end.reason == "A holds at 0 and at 10: nothing changes"
 
 
-def test_an_undecided_position_ends_the_search_and_says_where() -> None:
-    visits = [*visited(3.0, [0.0, 10.0]), Visit(5.0, Decision("B", 0.7, False, "B is not probable enough"))]
+def test_an_undecided_end_ends_the_search_and_says_where() -> None:
+    visits = [*visited(3.0, [0.0]), Visit(10.0, Decision("B", 0.7, False, "B is not probable enough"))]
     end = next_position(visits, 0.1)
     assert isinstance(end, ModelChange)
     assert not end.found
-    assert end.reason == "undecided at 5: B is not probable enough"
-    assert (end.low, end.high) == (0.0, 10.0)
+    assert end.reason == "undecided at 10: B is not probable enough"
+
+
+@pytest.mark.parametrize("ends", [(0.0, 16.0), (16.0, 0.0)])
+def test_what_is_undecided_between_the_ends_is_bracketed_from_both_sides(ends: tuple[float, float]) -> None:
+    visits: list[Visit] = []
+
+    def look(at: float) -> Visit:
+        if 6.0 < at < 9.0:
+            return Visit(at, Decision("A", 0.7, False, "it does not fit"))
+        return visited(7.0, [at])[0]
+
+    visits = [look(at) for at in ends]
+    while not isinstance(following := next_position(visits, 1.0), ModelChange):
+        visits.append(look(following))
+    assert not following.found
+    assert sorted([following.low, following.high]) == [6.0, 9.0]
+    assert {following.below, following.above} == {"A", "B"}
+    assert "the model changes between" in following.reason
+    assert following.reason.endswith("it does not fit")
+    assert len(visits) <= 9
 
 
 def test_the_time_left_follows_from_how_fast_the_lead_grows(make_selection: Make) -> None:
-    selection = make_selection((-90.0, -40.0, -41.0))  # a lead of one nat in ten seconds; 2.944 are needed
-    assert seconds_left(selection, 0.95, 10.0) == pytest.approx(19.44, abs=0.01)
-    assert seconds_left(make_selection((-90.0, -40.0, -50.0)), 0.95, 10.0) == 0.0
-    assert math.isnan(seconds_left(make_selection((-40.0, -40.0)), 0.95, 10.0))
+    decision = decide([make_selection((-90.0, -40.0, -41.0))])  # a lead of one nat in ten seconds; 2.944 are needed
+    assert seconds_left(decision, 0.95, 10.0) == pytest.approx(19.44, abs=0.01)
+    assert seconds_left(decide([make_selection((-90.0, -40.0, -50.0))]), 0.95, 10.0) == 0.0
+    assert math.isnan(seconds_left(decide([make_selection((-40.0, -40.0))]), 0.95, 10.0))

@@ -20,7 +20,14 @@ from bluesky_bayes import Selection
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.runs import NothingToAnalyseError
-from bluesky_bayes.plans import analysed, bisect_model_change, count_until_decisive, wait_for_result
+from bluesky_bayes.plans import (
+    analysed,
+    bisect_model_change,
+    count_until_decisive,
+    scan_until_decisive,
+    scan_where_models_differ,
+    wait_for_result,
+)
 from bluesky_bayes.simulated import detector, spectrum
 
 SECONDS = 30.0
@@ -317,6 +324,79 @@ def test_a_search_that_cannot_end_is_refused_before_it_begins(engine: Any, stage
     assert not stage.heard
 
 
+def test_a_scan_is_repeated_until_it_is_decided_and_each_decision_is_on_record(
+    engine: Any, stage: Stage, judge: Callable[..., BayesCallback]
+) -> None:
+    plan = scan_until_decisive(stage.scan, judge(doubt=0.9), timeout=SECONDS, md={"sample": "hematite"})
+    found = returned(engine, plan)
+    # 2 nats after one scan, 4 for the points of two together; p > 0.95 of three models takes 3.6.
+    assert found.decision.decided
+    assert found.decision.model == "1 peak"
+    assert (found.together.data.n, [single.data.n for single in found.singles]) == (8, [4, 4])
+    outer, *inner = stage.all("start")
+    assert (outer["plan_name"], outer["sample"]) == ("scan_until_decisive", "hematite")
+    assert outer["stopping"] == {"probability": 0.95, "max_repeats": 10, "max_time": 3600.0}
+    assert stage.heard[0] == ("start", outer)
+    first, last = stage.decisions()
+    assert (first["n_scans"], first["decided"], last["n_scans"], last["decided"]) == (1, False, 2, True)
+    assert first["seconds_left"] > 0 == last["seconds_left"]
+    assert last["raw_uids"] == ",".join(doc["uid"] for doc in inner)
+    (end,) = [doc for doc in stage.all("stop") if doc["run_start"] == outer["uid"]]
+    assert (end["exit_status"], end["reason"]) == ("success", found.reason)
+
+
+@pytest.mark.parametrize("limit", [{"max_repeats": 2}, {"max_time": 1e-6}])
+def test_scans_end_undecided_when_it_is_enough(
+    engine: Any, stage: Stage, judge: Callable[..., BayesCallback], limit: dict[str, Any]
+) -> None:
+    found = returned(engine, scan_until_decisive(stage.scan, judge(doubt=0.99), timeout=SECONDS, **limit))
+    assert not found.decision.decided
+    assert "not probable enough" in found.reason
+    assert len(found.uids) == limit.get("max_repeats", 1)
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    ({"probability": 1.0}, "probability must lie between 0 and 1"),
+    ({"max_repeats": 0}, "max_repeats and max_time must be positive"),
+])  # fmt: skip
+def test_repeating_that_cannot_end_well_is_refused(
+    stage: Stage, judge: Callable[..., BayesCallback], options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        next(scan_until_decisive(stage.scan, judge(), **options))
+
+
+def test_points_are_measured_where_models_differ_until_one_stands_out(
+    engine: Any, stage: Stage, judge: Callable[..., BayesCallback]
+) -> None:
+    allowed = np.linspace(0.0, 1.0, 21)
+    plan = scan_where_models_differ(
+        [stage.switch], stage.motor, allowed, judge(doubt=0.9), first=4, batch=2, timeout=SECONDS
+    )
+    selection = returned(engine, plan)
+    # Half a nat each point: 3.6 nats take 8 points.
+    assert selection.data.n == 8
+    assert set(selection.data.x) <= set(allowed)
+    (start,), (end,) = stage.all("start"), stage.all("stop")
+    assert start["stopping"] == {"probability": 0.95, "max_points": 200, "first": 4, "batch": 2}
+    assert (start["plan_name"], start["motors"], end["exit_status"]) == (
+        "scan_where_models_differ", ["motor"], "success",
+    )  # fmt: skip
+    trace = stage.decisions()
+    assert [row["n_points"] for row in trace] == [4, 6, 8]
+    assert all(row["next_position"] in allowed and row["expected_gain"] >= 0 for row in trace[:-1])
+    assert [row["decided"] for row in trace] == [False] * 2 + [True]
+
+
+@pytest.mark.parametrize("wrong", [{"first": 1}, {"first": 30, "max_points": 20}, {"batch": 0}, {"positions": [1.0]}])
+def test_points_that_cannot_be_are_refused(
+    stage: Stage, judge: Callable[..., BayesCallback], wrong: dict[str, Any]
+) -> None:
+    options = {"positions": [0.0, 1.0], **wrong}
+    with pytest.raises(ValueError, match="first points at least are needed"):
+        next(scan_where_models_differ([stage.switch], stage.motor, bayes=judge(), **options))
+
+
 class Counter:
     """A detector of patterns that takes its time, and everything that was heard."""
 
@@ -373,29 +453,9 @@ def test_counting_ends_undecided_when_time_is_up(engine: Any, counter: Counter, 
     assert len(counter.rows("primary")) == len(selection.data.origin.events) <= 12
 
 
-def test_counting_that_is_aborted_closes_its_run(engine: Any, counter: Counter, growing: BayesCallback) -> None:
-    timer = threading.Timer(0.5, engine.request_pause)
-    timer.start()
-    with pytest.raises(RunEngineInterrupted):
-        engine(count_until_decisive([counter.device], growing, probability=1 - 1e-12, max_time=SECONDS))
-    engine.abort("the sample fell off")
-    (stop,) = counter.all("stop")
-    assert stop["exit_status"] == "abort"
-
-
-def test_counting_that_is_paused_goes_on(engine: Any, counter: Counter, growing: BayesCallback) -> None:
-    timer = threading.Timer(0.1, engine.request_pause)
-    timer.start()
-    with pytest.raises(RunEngineInterrupted):
-        engine(count_until_decisive([counter.device], growing, max_time=SECONDS))
-    result = engine.resume()
-    assert result.plan_result.best.model.name == "1 peak"
-    assert counter.rows("decisions")[-1]["decided"]
-
-
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"probability": 1.0}, "probability must lie between 0 and 1"),
-    ({"max_time": 0.0}, "max_time be positive"),
+    ({"max_time": 0.0}, "max_time must be positive"),
 ])  # fmt: skip
 def test_counting_that_cannot_end_well_is_refused(
     growing: BayesCallback, options: dict[str, Any], sentence: str

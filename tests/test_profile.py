@@ -1,13 +1,35 @@
 """The simulated profiles: a scan and every technique, loaded in IPython's way and the queueserver's."""
 
+import inspect
 import runpy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fakes
+import numpy as np
 import pytest
+from bluesky import RunEngine
+from bluesky import plans as bp
+from bluesky.utils import MsgGenerator
+from ophyd import Kind
+from ophyd.sim import SynAxis, SynSignal
+
+from bluesky_bayes import profile
+from bluesky_bayes.callbacks import BayesCallback
+from bluesky_bayes.callbacks import bayes as module
+from bluesky_bayes.plans import analysed, bisect_model_change, count_until_decisive
+from bluesky_bayes.profile import ready, setup
+from bluesky_bayes.simulated import spectrum
 
 SECONDS = 300.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_at_the_end() -> Iterator[None]:
+    yield
+    for callback in profile._callbacks.values():
+        callback.close()
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +69,7 @@ def test_the_queueserver_finds_its_plan_and_devices(startup: Path) -> None:
     with names["bayes"]:
         plans, devices, *_ = profile_ops.existing_plans_and_devices_from_nspace(nspace=names)
     assert [parameter["name"] for parameter in plans["bayes_scan"]["parameters"]] == ["start", "stop", "num"]
+    assert {"count_until_decided", "find_transition"} <= set(plans)
     assert {"motor", "spectrum"} <= set(devices)
 
 
@@ -62,3 +85,83 @@ def techniques(repository: Path) -> Iterator[dict[str, Any]]:
 def test_a_plan_measures_with_a_technique_and_tells_the_verdict(techniques: dict[str, Any]) -> None:
     techniques["RE"](techniques["measure"]("linear"))
     assert techniques["verdicts"]["linear"].startswith("slope x + offset")
+
+
+@pytest.fixture
+def unprepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Callbacks that compile nothing, closed at the end."""
+    monkeypatch.setattr(module, "prepare", fakes.unprepared)
+    before = dict(profile._callbacks)
+    yield
+    for key, callback in list(profile._callbacks.items()):
+        if key not in before:
+            callback.close(0.0)
+            del profile._callbacks[key]
+
+
+def subscribed(engine: Any) -> int:
+    return sum(map(len, engine.dispatcher.cb_registry.callbacks.values()))
+
+
+def test_setting_up_again_subscribes_nothing_twice_and_a_new_recipe_replaces_the_old(unprepared: None) -> None:
+    engine = RunEngine({})
+    first = setup(engine, fakes.Quick())
+    n = subscribed(engine)
+    assert setup(engine, fakes.Quick()) is first
+    assert subscribed(engine) == n > 0
+    second = setup(engine, fakes.Quick(y="other"))
+    assert second is not first
+    assert first.closed
+    assert subscribed(engine) == n
+    assert setup(engine, fakes.Quick(), name="beside it") is not second
+    assert subscribed(engine) == 2 * n
+
+
+def test_a_server_that_is_not_there_fails_no_profile(unprepared: None) -> None:
+    pytest.importorskip("tiled.client")
+    engine: Any = RunEngine({}, call_returns_result=True)
+    motor = SynAxis(name="motor")
+    bayes = setup(engine, fakes.Quick(), publish="http://127.0.0.1:9/processed")
+    (uid,) = engine(bp.scan([spectrum(motor)], motor, 1.0, 2.0, 5)).run_start_uids
+    assert bayes.result(uid, 60.0)
+    bayes.close(0.0)
+
+
+def test_a_ready_plan_takes_numbers_hears_its_own_runs_and_gives_a_sentence(unprepared: None) -> None:
+    engine: Any = RunEngine({}, call_returns_result=True)
+    mca = SynSignal(lambda: np.ones(8), name="mca", exposure_time=0.02, kind=Kind.hinted)
+    count = ready(count_until_decisive, "count", fakes.Growing(y="mca"), detectors=[mca])
+    assert inspect.isgeneratorfunction(count)
+    assert count.__doc__ == "Count again and again until one model stands out, and no longer."
+    n = subscribed(engine)
+    result = engine(count(max_time=60.0))
+    assert result.plan_result.startswith("1 peak")
+    assert subscribed(engine) == n
+    again = ready(count_until_decisive, "count", fakes.Growing(y="mca"), detectors=[mca])
+    engine(again(max_time=60.0))
+    assert len([c for c in profile._callbacks.values() if isinstance(c.analysis, fakes.Growing)]) == 1
+    with pytest.raises(TypeError, match="max_tim"):
+        next(count(max_tim=1.0))
+
+
+def test_a_plan_of_one_s_own_can_be_made_ready(unprepared: None) -> None:
+    engine: Any = RunEngine({}, call_returns_result=True)
+    motor = SynAxis(name="motor")
+
+    def look(stop: float, bayes: BayesCallback, num: int = 5) -> MsgGenerator[Any]:
+        """Look once."""
+        return (yield from analysed(bp.scan([spectrum(motor)], motor, 1.0, stop, num), bayes))
+
+    plan = ready(look, "look", fakes.Quick())
+    assert str(inspect.signature(plan)) == "(stop: float, num: int = 5) -> str"
+    assert engine(plan(2.0, num=7)).plan_result.startswith("1 peak")
+
+
+@pytest.mark.parametrize(("plan", "fixed", "sentence"), [
+    (count_until_decisive, {}, "'detectors' of plan 'count_until_decisive' is neither a number nor a word"),
+    (bisect_model_change, {"scan": None, "axis": None}, "has no argument 'axis'"),
+    (bp.count, {"detectors": []}, "has no argument 'bayes'"),
+])  # fmt: skip
+def test_a_plan_that_cannot_be_queued_is_refused(plan: Callable[..., Any], fixed: Any, sentence: str) -> None:
+    with pytest.raises(TypeError, match=sentence):
+        ready(plan, "plan", fakes.Quick(), **fixed)

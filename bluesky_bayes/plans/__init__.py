@@ -1,0 +1,17 @@
+"""Plans that wait for answers and decide by them: each can be paused, resumed, stopped and aborted at any time."""
+
+from bluesky_bayes.plans.counting import count_until_decisive
+from bluesky_bayes.plans.optimizing import optimize
+from bluesky_bayes.plans.placing import scan_where_models_differ
+from bluesky_bayes.plans.repeating import bisect_model_change, scan_until_decisive
+from bluesky_bayes.plans.waiting import analysed, wait_for_result
+
+__all__ = [
+    "analysed",
+    "bisect_model_change",
+    "count_until_decisive",
+    "optimize",
+    "scan_until_decisive",
+    "scan_where_models_differ",
+    "wait_for_result",
+]
