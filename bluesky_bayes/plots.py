@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 INK, DETAILS, WARNING, POINTS = "#222222", "#5a5a5a", "#a33b00", "#5b6770"
 MODEL, BAND, CORE, OTHERS = "#c8102e", "#f1c3cb", "#dd7584", "#b9c4cc"
 COMPONENTS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+SELECTION_SIZE = (10.0, 5.8)
 MOST_ERROR_BARS = 150
 SMOOTH, MOST_CURVES = 400, 200
 BACKGROUND = "background"
@@ -59,7 +60,13 @@ def plot_selection(selection: Selection) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.0, 5.8), layout="constrained")
+    figure = Figure(figsize=SELECTION_SIZE, layout="constrained")
+    draw_selection(figure, selection)
+    return figure
+
+
+def draw_selection(figure: Figure, selection: Selection, before: str = "") -> None:
+    """Draw what `plot_selection` draws into an empty figure, with a few words before the verdict."""
     grid = figure.add_gridspec(2, 2, width_ratios=(3, 1), height_ratios=(3.2, 1))
     curves = figure.add_subplot(grid[0, 0])
     residuals = figure.add_subplot(grid[1, 0], sharex=curves)
@@ -69,11 +76,10 @@ def plot_selection(selection: Selection) -> Figure:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     headline, _, details = selection.verdict.partition("; ")
-    figure.suptitle(textwrap.fill(headline, HEADLINE_WIDTH), x=0.01, ha="left", fontsize=12.0, weight="bold")
+    figure.suptitle(textwrap.fill(before + headline, HEADLINE_WIDTH), x=0.01, ha="left", fontsize=12.0, weight="bold")
     color = DETAILS if selection.trustworthy else WARNING
     curves.set_title(textwrap.fill(details, DETAILS_WIDTH), loc="left", fontsize=9.5, color=color)
     figure.align_ylabels([curves, residuals])
-    return figure
 
 
 def point_errors(selection: Selection) -> Array:

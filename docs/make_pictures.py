@@ -20,6 +20,7 @@ from bluesky_bayes import (
     series,
 )
 from bluesky_bayes.dataset import Origin
+from bluesky_bayes.displays import LiveSelection
 from bluesky_bayes.exact import solve
 from bluesky_bayes.families import exafs, linear, mossbauer, peaks, relaxation, saxs, xanes, xps, xrd
 from bluesky_bayes.families.exafs import COPPER, COPPER_PHASE, copper_shell, distance, magnitude
@@ -222,6 +223,17 @@ def splitting_peak() -> FrameSeries:
     return series(frames, candidates, at=numbers, error=0.2)
 
 
+def live_window() -> Figure:
+    """Draw docs/displays.md's window in mid-course: the first 40 points of a scan."""
+    x = np.linspace(1, 2, 101)
+    y = three_peaks(x) + 0.1 * np.random.default_rng(3).standard_normal(101)
+    data = Dataset(x[:40], y[:40], origin=Origin(x="motor", y="spectrum", scan_id=101))
+    live = LiveSelection()
+    live.hear("", select(data, peaks(counts=range(1, 4), background=None), noise=Gaussian(0.1)), False)
+    assert live.figure is not None
+    return live.figure
+
+
 def draw(figure: Figure, name: str) -> None:
     """Put a picture into docs/_static."""
     figure.savefig(STATIC / f"{name}.png", dpi=110)
@@ -255,3 +267,4 @@ if __name__ == "__main__":
     write(xps_answer(), "xps")
     draw(splitting_peak().plot("center"), "xrd")
     draw(silica_figure(), "saxs")
+    draw(live_window(), "live")

@@ -56,7 +56,9 @@ def recorded(repository: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("analyse",), ("reprocess",), ("warmup",)])
+@pytest.mark.parametrize(
+    "command", [(), ("demo",), ("analyse",), ("reprocess",), ("warmup",), ("worker",), ("watch",), ("keys",)]
+)
 def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
@@ -202,6 +204,19 @@ def test_a_key_in_the_address_is_refused(quick: None, scan_file: Path) -> None:
     assert result.exit_code == 2
     assert "set TILED_API_KEY" in words(result.stderr)
     assert "hidden" not in result.output
+
+
+def test_a_worker_without_a_source_or_an_open_wire_is_refused_in_one_sentence(quick: None, scan_file: Path) -> None:
+    for options, sentence in (
+        ((), "Error: where do runs come from? Give --zmq ADDRESS, --tiled SERVER, or both"),
+        (
+            ("--zmq", "tcp://beamline:5578"),
+            "Error: tcp://beamline:5578 is not on this computer: documents on this wire",
+        ),
+    ):
+        result = run("worker", "--recipe", scan_file, *options)
+        assert result.exit_code == 2
+        assert words(result.stderr).startswith(sentence)
 
 
 def test_a_server_that_does_not_answer_is_named(quick: None, scan_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

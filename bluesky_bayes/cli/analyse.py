@@ -1,60 +1,19 @@
-"""The command ``bluesky-bayes``."""
+"""``bluesky-bayes analyse``: one recorded run."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from bluesky_bayes.cli.errors import plain_errors
 
 if TYPE_CHECKING:
     from bluesky_bayes.analysis import Analysis
     from bluesky_bayes.selection import Selection
 
-BAD_INPUT = 2
-"""Exit code when there is nothing to analyse, or the input is wrong."""
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
-)
-
-
-def main() -> None:
-    """Run the command."""
-    app()
-
-
-@app.callback()
-def bluesky_bayes() -> None:
-    """Live Bayesian model selection for Bluesky: which model the data support, and whether it is enough to decide."""
-    # What goes wrong is said once, by the command itself.
-    logging.getLogger("bluesky_bayes").addHandler(logging.NullHandler())
-
-
-@app.command()
-def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="One scan and fewer models: done within a minute.")] = False,
-    output: Annotated[Path, typer.Option(help="Folder for the picture.", file_okay=False)] = Path(),
-    technique: Annotated[
-        str | None, typer.Option(help="Another measurement than three peaks: relaxation, mossbauer, saxs, xanes ...")
-    ] = None,
-) -> None:
-    """Show it all at work on simulated scans, with a Tiled server of its own.
-
-    Nothing outside this computer is contacted, and nothing but the picture stays behind.
-    """
-    with plain_errors():
-        from rich.console import Console
-
-        from bluesky_bayes.demo import run_demo
-
-        run_demo(Console(), output, quick=quick, technique=technique)
-
-
-@app.command()
 def analyse(
     run: Annotated[Path, typer.Argument(metavar="RUN.jsonl", help="The run's documents.", exists=True, dir_okay=False)],
     x: Annotated[str | None, typer.Option(help="Field that was scanned; by default what the run's hints say.")] = None,
@@ -107,67 +66,6 @@ def analyse(
         if save_recipe is not None:
             analysis.save(save_recipe)
         _answer(run, analysis, plot)
-
-
-@app.command()
-def reprocess(
-    tiled_uri: Annotated[str, typer.Argument(help="Address of a Tiled server, such as http://localhost:8000.")],
-    recipe: Annotated[
-        Path, typer.Option(metavar="FILE.toml", help="What to analyse, and how.", exists=True, dir_okay=False)
-    ],
-    raw: Annotated[str, typer.Option(help="Container that holds the runs.")] = "raw",
-    processed: Annotated[str, typer.Option(help="Container for the results; made where it is missing.")] = "processed",
-    limit: Annotated[int | None, typer.Option(help="Stop after so many runs.", min=1)] = None,
-) -> None:
-    """Analyse past runs in a Tiled server and publish a result run for each.
-
-    Runs that the same recipe has answered before are skipped, so an interrupted call can be made again. The API key is
-    read from the environment variable TILED_API_KEY.
-    """
-    with plain_errors():
-        from bluesky_bayes.analysis import Analysis
-
-        analysis = Analysis.load(recipe)
-        with _tiled(tiled_uri) as client:
-            _reprocess(client, analysis, raw, processed, limit)
-
-
-@app.command()
-def warmup() -> None:
-    """Compile the kernels of the built-in peaks, and keep them for the first analysis."""
-    with plain_errors():
-        from rich.console import Console
-
-        from bluesky_bayes.callbacks.bayes import prepare
-        from bluesky_bayes.families import peaks
-        from bluesky_bayes.shapes import PEAKS
-
-        console = Console()
-        for shape in PEAKS:
-            with console.status(f"compiling {shape}"):
-                prepare(peaks(shape))
-            console.print(f"{shape}: ready")
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """End with one sentence, not a traceback, where what the user gave is wrong or something is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed; pip install 'bluesky-bayes[demo]' brings it")
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except ValueError as error:
-        _fail(str(error))
-
-
-def _fail(sentence: str) -> NoReturn:
-    from rich.console import Console
-    from rich.text import Text
-
-    Console(stderr=True).print(Text.assemble(("Error: ", "bold red"), sentence), soft_wrap=True)
-    raise typer.Exit(BAD_INPUT)
 
 
 def counts_from(text: str) -> list[int]:
@@ -264,46 +162,3 @@ def _replay(run: Path, analysis: Analysis) -> Selection:
         if error := future.exception():
             raise ValueError(sentence(error)) from error
         return future.result()
-
-
-@contextmanager
-def _tiled(uri: str) -> Iterator[Any]:
-    """Client of a Tiled server, its key from the environment; what the server refuses becomes a sentence.
-
-    Raises
-    ------
-    ValueError
-        When a key is in the address, where others can read it, or the server does not answer.
-    """
-    if "api_key=" in uri:
-        raise ValueError("do not write the API key into the address, others can see it there; set TILED_API_KEY")
-    import httpx
-    from tiled.client import from_uri
-
-    try:
-        client = from_uri(uri)
-        with closing(client.context):
-            yield client
-    except httpx.HTTPStatusError as error:
-        raise ValueError(f"the Tiled server at {uri} refused: {error}") from error
-    except httpx.HTTPError as error:
-        raise ValueError(f"there is no answer from a Tiled server at {uri}: {error}") from error
-
-
-def _reprocess(client: Any, analysis: Analysis, raw: str, processed: str, limit: int | None) -> None:
-    from rich.console import Console
-
-    from bluesky_bayes.reprocess import reprocess
-    from bluesky_bayes.servers import catalogue_of_runs
-
-    if raw not in client:
-        raise ValueError(f"there is no container {raw!r}; name it with --raw, or set TILED_API_KEY if it is not public")
-    console = Console()
-    outcome = reprocess(
-        client[raw],
-        catalogue_of_runs(client, processed),
-        analysis,
-        limit=limit,
-        progress=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-    )
-    console.print(str(outcome), style="bold")

@@ -1,0 +1,91 @@
+"""A plan that waits for an answer which another computer publishes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from bluesky import plan_stubs as bps
+from bluesky.utils import MsgGenerator
+
+from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.answers import Answer
+from bluesky_bayes.callbacks.bayes import sentence
+from bluesky_bayes.remote import read_answer
+
+SECONDS_TO_WAIT = 60.0
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def wait_for_published(
+    processed: Any, uid: str, timeout: float = SECONDS_TO_WAIT, *, analysis: Analysis | None = None
+) -> MsgGenerator[Answer]:
+    """Wait, without blocking the RunEngine, for the answer for a run that a worker elsewhere publishes.
+
+    The server is asked on a thread of its own. Pause, resume and abort work while it waits; what goes wrong with the
+    server meanwhile ends nothing before the time is up.
+
+    Parameters
+    ----------
+    processed : tiled.client.container.Container
+        Where the worker publishes.
+    uid : str
+        Of the run's start document.
+    timeout : float
+        Seconds.
+    analysis : Analysis, optional
+        The worker's recipe, where several publish there; by default any.
+
+    Returns
+    -------
+    Answer
+        Where the run could not be answered, `found` is False and `reason` says why.
+
+    Raises
+    ------
+    TimeoutError
+        When there is none in time, with what went wrong with the server; it may still come.
+    """
+    question = _Question(processed, uid, "" if analysis is None else analysis.digest)
+    deadline = time.monotonic() + timeout
+
+    async def wait() -> None:
+        await asyncio.wait([asyncio.wrap_future(question.answer)], timeout=max(0.0, deadline - time.monotonic()))
+
+    try:
+        # After a pause the message is given up and answered with None: ask the future, not the answer.
+        while not question.answer.done():
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"no answer for run {uid[:8]} was published within {timeout:g} s{question.trouble}")
+            yield from bps.wait_for([wait])
+        return question.answer.result()
+    finally:
+        question.ended.set()
+
+
+class _Question:
+    """Asks a server again and again, on a thread of its own."""
+
+    def __init__(self, processed: Any, uid: str, digest: str) -> None:
+        self._asked = processed, uid, digest
+        self.answer: Future[Answer] = Future()
+        self.answer.set_running_or_notify_cancel()
+        self.ended = threading.Event()
+        self.trouble = ""
+        threading.Thread(target=self._ask, name="bluesky_bayes question", daemon=True).start()
+
+    def _ask(self) -> None:
+        while not self.ended.is_set():
+            try:
+                found = read_answer(*self._asked)
+            except Exception as error:  # it may come back before the time is up
+                self.trouble = f"; the server says: {sentence(error)}"
+            else:
+                self.trouble = ""
+                if found is not None:
+                    self.answer.set_result(found)
+                    return
+            self.ended.wait(SECONDS_BETWEEN_LOOKS)

@@ -1,0 +1,519 @@
+"""A worker on its own, a Tiled server that wants keys, and plans that wait for what is published there."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+from bluesky import RunEngine
+from bluesky import plan_stubs as bps
+from bluesky.plans import scan
+from bluesky.utils import RunEngineInterrupted
+from typer.testing import CliRunner, Result
+
+from bluesky_bayes import Analysis
+from bluesky_bayes.answers import Answer
+from bluesky_bayes.callbacks import BayesCallback
+from bluesky_bayes.callbacks import bayes as module
+from bluesky_bayes.cli import app
+from bluesky_bayes.documents import failure_documents, selection_documents
+from bluesky_bayes.plans_remote import wait_for_published
+from bluesky_bayes.remote import Follower, answered_runs, read_answer
+from bluesky_bayes.servers import catalogue_of_runs, connected
+
+pytest.importorskip("bluesky_tiled_plugins")
+pytest.importorskip("tiled.server")
+pytestmark = pytest.mark.tiled
+
+SECONDS = 120.0
+SCOPES = ["read:metadata", "read:data", "write:metadata", "write:data", "create:node"]
+RECIPE = """
+[data]
+x = "motor"
+y = "det"
+[candidates]
+family = "linear"
+basis = {slope = "x", offset = "1"}
+[noise]
+kind = "gaussian"
+sigma = 0.1
+"""
+CONFIGURATION = """
+authentication:
+  providers:
+    - provider: toy
+      authenticator: tiled.authenticators:DictionaryAuthenticator
+      args: {users_to_passwords: {alice: secret1}}
+  secret_keys: [NOT-SO-SECRET]
+  tiled_admins: [{provider: toy, id: alice}]
+database: {uri: "sqlite:///FOLDER/users.db", init_if_not_exists: true}
+streaming_cache: {uri: memory}
+trees:
+  - path: /
+    tree: catalog
+    args:
+      uri: "sqlite:///FOLDER/catalog.db"
+      init_if_not_exists: true
+      writable_storage: ["file://localhostFOLDER/data", "duckdb:///FOLDER/tables.duckdb"]
+media_types:
+  BlueskyRun:
+    application/json-seq: bluesky_tiled_plugins.exporters:json_seq_exporter
+"""
+
+
+def until(condition: Callable[[], object], seconds: float = SECONDS) -> bool:
+    """Wait for something that happens elsewhere."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+class Server:
+    """A Tiled server in a process of its own, with users, and keys for them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.uri = f"http://127.0.0.1:{free_port()}"
+        (folder / "data").mkdir()
+        (folder / "config.yml").write_text(CONFIGURATION.replace("FOLDER", str(folder)))
+        command = [sys.executable, "-m", "tiled", "serve", "config", str(folder / "config.yml")]
+        port = self.uri.rpartition(":")[2]
+        self._log = (folder / "log").open("w")
+        self._process = subprocess.Popen([*command, "--port", port], stdout=self._log, stderr=subprocess.STDOUT)
+
+    def wait(self) -> None:
+        import httpx
+
+        def answers() -> bool:
+            assert self._process.poll() is None, Path(self._log.name).read_text()
+            try:
+                return bool(httpx.get(f"{self.uri}/api/v1/").is_success)
+            except httpx.TransportError:
+                return False
+
+        assert until(answers), Path(self._log.name).read_text()
+        login = {"username": "alice", "password": "secret1", "grant_type": "password"}
+        token = httpx.post(f"{self.uri}/api/v1/auth/provider/toy/token", data=login).json()["access_token"]
+        self._header = {"Authorization": f"Bearer {token}"}
+
+    def key(self, *scopes: str) -> str:
+        import httpx
+
+        asked = {"scopes": list(scopes), "expires_in": 3600}
+        secret: str = httpx.post(f"{self.uri}/api/v1/auth/apikey", headers=self._header, json=asked).json()["secret"]
+        return secret
+
+    def close(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(SECONDS)
+        finally:
+            self._process.kill()
+            self._log.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with closing(Server(tmp_path_factory.mktemp("tiled"))) as server:
+        server.wait()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def key(server: Server) -> str:
+    """Key of a worker."""
+    return server.key(*SCOPES, "create:apikeys", "revoke:apikeys")
+
+
+@pytest.fixture(scope="module")
+def client(server: Server, key: str) -> Iterator[Any]:
+    from tiled.client import from_uri
+
+    client = from_uri(server.uri, api_key=key)
+    with closing(client.context):
+        catalogue_of_runs(client, "raw")
+        yield client
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "line.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@contextmanager
+def process(arguments: list[str], key: str | None, log: Path, repository: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command in a process of its own, ended in any case."""
+    environment = {name: value for name, value in os.environ.items() if name != "TILED_API_KEY"}
+    environment |= {"PYTHONPATH": str(repository), "COLUMNS": "160"}
+    if key is not None:
+        environment["TILED_API_KEY"] = key
+    command = [sys.executable, "-c", "from bluesky_bayes.cli import main; main()", *arguments]
+    with log.open("ab") as out:
+        running = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        try:
+            yield running
+        finally:
+            running.kill()
+            running.wait()
+
+
+def here(arguments: list[str], key: str | None, ended: Callable[[], object] = bool) -> Result:
+    """The command in this process, ended by Ctrl-C when something has happened."""
+
+    usual = signal.getsignal(signal.SIGINT)
+
+    def end() -> None:
+        if until(lambda: signal.getsignal(signal.SIGINT) is not usual):
+            until(ended)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    if ended is not bool:
+        threading.Thread(target=end, daemon=True).start()
+    return CliRunner(env={"COLUMNS": "160", "TILED_API_KEY": key}).invoke(app, arguments)
+
+
+def straight(slope: float = 2.0) -> list[tuple[str, Any]]:
+    """Documents of a scan of a straight line without noise."""
+    x = np.linspace(0.0, 1.0, 21)
+    return fakes.measured(x.tolist(), (slope * x + 1.0).tolist())
+
+
+def write(container: Any, documents: list[tuple[str, Any]]) -> str:
+    """Put a run into a catalogue, as a RunEngine's TiledWriter does; gives its uid."""
+    from bluesky_tiled_plugins import TiledWriter
+
+    writer = TiledWriter(container, max_array_size=0)
+    for name, doc in documents:
+        writer(name, doc)
+    uid: str = documents[0][1]["uid"]
+    return uid
+
+
+def answers_in(processed: Any) -> Counter[str]:
+    """How many answers there are for each run."""
+    return Counter(run.metadata["start"]["original_run_uid"] for run in processed.values())
+
+
+def test_a_worker_answers_what_it_missed_and_what_comes_and_never_twice(
+    server: Server, client: Any, key: str, recipe: Path, repository: Path, tmp_path: Path
+) -> None:
+    raw, processed = client["raw"], catalogue_of_runs(client, "by worker")
+    digest, log = Analysis.load(recipe).digest, tmp_path / "log"
+    arguments = ["worker", "--recipe", str(recipe), "--tiled", server.uri, "--processed", "by worker"]
+    uids = [write(raw, straight()), write(raw, straight(-1.0))]
+    unfinished = straight()
+    write(raw, unfinished[:-1])
+    with process(arguments, key, log, repository) as worker:
+        assert until(lambda: answered_runs(processed, digest) == set(uids)), log.read_text()
+        uids.append(write(raw, straight()))
+        assert until(lambda: answered_runs(processed, digest) == set(uids)), log.read_text()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(SECONDS) == 0
+    uids.append(write(raw, straight()))
+    again = here(arguments, key, lambda: answered_runs(processed, digest) == set(uids))
+    assert again.exit_code == 0, again.output
+    assert again.output.count("slope x + offset") == 1
+    assert answers_in(processed) == Counter(uids)
+    found = read_answer(processed, uids[1], digest)
+    assert found is not None
+    assert found.model == "slope x + offset"
+    assert found.decisive
+    assert abs(found.parameters["slope"].mean + 1.0) < 0.2
+    said = log.read_text()
+    assert key not in said
+    assert "Traceback" not in said
+    rows = [line for line in said.splitlines() if "slope x + offset" in line and "decided" in line]
+    assert len(rows) == 3
+
+
+def test_a_worker_without_a_key_that_will_do_says_so_and_ends(server: Server, client: Any, recipe: Path) -> None:
+    arguments = ["worker", "--recipe", str(recipe), "--tiled", server.uri, "--processed", "forbidden"]
+    for key, sentence in (
+        (None, "wants a key: set TILED_API_KEY"),
+        (server.key("read:metadata", "read:data"), "refused: 401: Not enough permissions. Requires scopes"),
+        ("0123", "refused: 401: Invalid API key"),
+    ):
+        outcome = here(arguments, key)
+        assert outcome.exit_code == 2
+        assert outcome.stderr.splitlines()[-1].startswith(f"Error: the Tiled server at {server.uri} {sentence}")
+    assert "forbidden" not in client
+
+
+class Line:
+    """A network between a client and a server that can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self._open: set[socket.socket] = set()
+        self.cut = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listening.accept()
+            except OSError:
+                return
+            if self.cut:
+                near.close()
+                continue
+            far = socket.create_connection(("127.0.0.1", self._to))
+            self._open |= {near, far}
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+        for each in (source, sink):
+            try:
+                each.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def break_off(self) -> None:
+        self.cut = True
+        for each in self._open:
+            try:
+                each.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def close(self) -> None:
+        self.break_off()
+        self._listening.close()
+        for each in self._open:
+            each.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "prepare", fakes.unprepared)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # tiled's own
+def test_after_the_network_was_away_what_was_missed_is_answered_once(
+    server: Server,
+    client: Any,
+    key: str,
+    quick: None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tiled.client import from_uri, utils
+
+    monkeypatch.setattr(utils, "TILED_RETRY_ATTEMPTS", 2)
+    raw, processed = catalogue_of_runs(client, "raw of network"), catalogue_of_runs(client, "by network")
+    line = Line(int(server.uri.rpartition(":")[2]))
+    with ExitStack() as stack:
+        stack.enter_context(caplog.at_level(logging.INFO, logger="bluesky_bayes"))
+        stack.enter_context(closing(line))
+        shaky = from_uri(f"http://127.0.0.1:{line.port}", api_key=key)
+        stack.enter_context(closing(shaky.context))
+        bayes = stack.enter_context(BayesCallback(fakes.Quick(), publish=processed))
+        follower = Follower(bayes, shaky["raw of network"], shaky["by network"], every=0.2)
+        stack.enter_context(closing(follower))
+        follower.start()
+        first = write(raw, fakes.scan_documents())
+        assert until(lambda: read_answer(processed, first))
+        line.break_off()
+        second = write(raw, fakes.scan_documents())
+        assert until(lambda: follower.trouble), caplog.text
+        line.cut = False
+        assert until(lambda: read_answer(processed, second)), caplog.text
+    assert answers_in(processed) == Counter([first, second])
+    assert caplog.text.count("the Tiled server cannot be asked, and is asked again") == 1
+    assert "the Tiled server answers again" in caplog.text
+
+
+def test_a_run_that_cannot_be_read_does_not_hold_up_the_others(
+    client: Any, quick: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRunV3
+
+    raw, processed = catalogue_of_runs(client, "raw of broken"), catalogue_of_runs(client, "by broken")
+    broken, fine = (write(raw, fakes.scan_documents()) for _ in range(2))
+    documents = BlueskyRunV3.documents
+
+    def some(run: Any) -> Iterator[tuple[str, Any]]:
+        if run.metadata["start"]["uid"] == broken:
+            raise KeyError("its files are gone")
+        yield from documents(run)
+
+    monkeypatch.setattr(BlueskyRunV3, "documents", some)
+    with BayesCallback(fakes.Quick(), publish=processed) as bayes:
+        follower = Follower(bayes, raw, processed)
+        assert [follower.look() for _ in range(4)] == [1, 0, 1, 0]
+        assert bayes.published(fine, SECONDS)
+    assert caplog.text.count("cannot be read: KeyError: 'its files are gone'") == 3
+    assert "is left out: it could not be read 3 times" in caplog.text
+
+
+def test_a_run_whose_end_was_lost_on_the_way_is_heard_again_from_the_catalogue(client: Any, quick: None) -> None:
+    raw, processed = catalogue_of_runs(client, "raw of lossy"), catalogue_of_runs(client, "by lossy")
+    lossy, whole, result = fakes.scan_documents(), fakes.scan_documents(), fakes.scan_documents(original_run_uid="1")
+    with BayesCallback(fakes.Quick(), publish=processed) as bayes:
+        for name, doc in [*lossy[:4], *whole]:
+            bayes(name, doc)
+        for documents in (lossy, whole, result):
+            write(raw, documents)
+        bayes.result(whole[0][1]["uid"], SECONDS)
+        assert Follower(bayes, raw, processed, grace=3600.0).look() == 0
+        assert Follower(bayes, raw, processed).look() == 1
+        assert bayes.result(lossy[0][1]["uid"], SECONDS).data.n == 5
+
+
+@pytest.fixture(scope="module")
+def engine() -> RunEngine:
+    return RunEngine({})
+
+
+def test_a_plan_waits_for_what_a_worker_elsewhere_publishes(
+    server: Server, client: Any, key: str, recipe: Path, repository: Path, tmp_path: Path, engine: RunEngine
+) -> None:
+    """The whole way round: RunEngine, 0MQ proxy, worker, Tiled, and the plan that waits."""
+    pytest.importorskip("zmq")
+    from bluesky.callbacks.zmq import Publisher
+    from ophyd.sim import SynAxis, SynSignal
+
+    incoming, outgoing = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
+    motor = SynAxis(name="motor")
+    det = SynSignal(lambda: 2.0 * motor.position + 1.0, name="det")
+    arguments = ["worker", "--recipe", str(recipe), "--zmq", outgoing, "--publish", server.uri, "--processed", "by zmq"]
+    answers: list[Answer] = []
+    log = tmp_path / "log"
+    log.touch()
+
+    def measure() -> Any:
+        uid = yield from scan([det], motor, 0, 1, 21)
+        answers.append((yield from wait_for_published(client["by zmq"], uid, SECONDS)))
+
+    with ExitStack() as stack:
+        command = Path(sys.executable).with_name("bluesky-0MQ-proxy")
+        proxy = subprocess.Popen([command, "--in-address", incoming, "--out-address", outgoing])
+        stack.callback(proxy.wait)
+        stack.callback(proxy.kill)
+        stack.enter_context(process(arguments, key, log, repository))
+        publisher = stack.enter_context(closing(Publisher(incoming)))
+        assert until(lambda: "hearing runs from" in log.read_text()), log.read_text()
+        token = engine.subscribe(lambda name, doc: publisher(name, dict(doc)))  # type: ignore[no-untyped-call]
+        for _ in range(10):  # the subscription takes a moment, and what is sent before is lost
+            engine(scan([det], motor, 0, 1, 21))
+            if until(lambda: "slope x + offset" in log.read_text(), 10.0):
+                break
+        engine(measure())
+        engine.unsubscribe(token)  # type: ignore[no-untyped-call]
+    (answer,) = answers
+    assert answer.found
+    assert answer.model == "slope x + offset"
+    assert answer.reason == ""
+
+
+def test_waiting_for_what_is_never_published_may_be_paused_resumed_and_aborted(client: Any, engine: RunEngine) -> None:
+    processed = catalogue_of_runs(client, "by nobody")
+    interrupts = iter([0.3, 0.8])
+
+    def interrupt() -> None:
+        time.sleep(next(interrupts))
+        engine.request_pause(defer=False)  # type: ignore[no-untyped-call]
+
+    def plan() -> Any:
+        yield from bps.null()
+        yield from wait_for_published(processed, "nobody", 600.0)
+
+    for go_on in (lambda: engine(plan()), engine.resume):
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(RunEngineInterrupted):
+            go_on()
+        assert engine.state == "paused"
+    engine.abort()  # type: ignore[no-untyped-call]
+    assert engine.state == "idle"
+    assert until(lambda: not any(t.name == "bluesky_bayes question" for t in threading.enumerate()))
+
+
+def test_what_the_server_says_is_in_the_words_of_the_timeout(engine: RunEngine) -> None:
+    class Down:
+        item = property(lambda self: (_ for _ in ()).throw(ConnectionError("nobody is there")))
+
+    with pytest.raises(TimeoutError, match=r"no answer for run 01234567 was published within 0.5 s; the server says: "):
+        engine(wait_for_published(Down(), "0123456789", 0.5))
+
+
+def test_an_answer_reads_the_same_from_here_and_from_the_catalogue(client: Any, make_selection: Any) -> None:
+    processed = catalogue_of_runs(client, "by hand")
+    selection = make_selection()
+    raw_start = {"uid": selection.data.origin.run_uid, "scan_id": 7}
+    uid = write(processed, list(selection_documents(selection, raw_start, {"digest": "d"})))
+    here, there = Answer.of(selection), read_answer(processed, raw_start["uid"], "d")
+    assert there is not None
+    assert there.uid == uid
+    assert {**vars(there), "uid": ""} == vars(here)
+    assert there.value("peak1.center") == here.value("peak1.center")
+    assert read_answer(processed, raw_start["uid"], "other") is None
+
+
+def test_a_failure_reads_as_an_answer_that_was_not_found(client: Any) -> None:
+    processed = catalogue_of_runs(client, "by hand")
+    write(processed, list(failure_documents({"uid": "f"}, {"digest": "d"}, "the slits were closed")))
+    found = read_answer(processed, "f")
+    assert found is not None
+    assert (found.found, found.probability, found.reason) == (False, 0.0, "the slits were closed")
+    assert found.verdict == "no answer: the slits were closed"
+
+
+def test_an_answer_that_was_cut_off_while_it_was_written_is_none(client: Any, make_selection: Any) -> None:
+    processed = catalogue_of_runs(client, "by hand")
+    write(processed, list(selection_documents(make_selection(), {"uid": "cut"}, {"digest": "d"}))[:-1])
+    assert read_answer(processed, "cut") is None
+    assert "cut" not in answered_runs(processed, "d")
+
+
+def test_answers_are_watched_as_they_are_published(server: Server, client: Any, key: str, make_selection: Any) -> None:
+    processed = catalogue_of_runs(client, "by watcher")
+    write(processed, list(selection_documents(make_selection(), {"uid": "w1", "scan_id": 41}, {"digest": "d"})))
+    write(processed, list(failure_documents({"uid": "w2", "scan_id": 42}, {"digest": "d"}, "no light")))
+    outcome = here(["watch", server.uri, "--processed", "by watcher"], key, lambda: True)
+    assert outcome.exit_code == 0, outcome.output
+    header, first, second = outcome.stdout.splitlines()
+    assert header.split() == ["time", "scan", "model", "p(model", "|", "data)", "parameters"]
+    assert first.split()[1:4] == ["41", "1", "peak"]
+    assert second.split()[1:] == ["42", "no", "answer", "failed", "no", "light"]
+    assert key not in outcome.output
+
+
+def test_a_profile_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'nowhere' is neither an address such as .* nor a Tiled profile"):
+        with connected("nowhere"):
+            pass
+
+
+def test_looking_back_takes_a_positive_time(client: Any) -> None:
+    with pytest.raises(ValueError, match="hours to look back must be positive; got 0"):
+        Follower(None, client, client, hours=0.0)  # type: ignore[arg-type]
