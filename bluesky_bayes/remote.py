@@ -104,7 +104,8 @@ class Follower:
             uid = start["uid"]
             if uid in answered or uid in self._tried or "original_run_uid" in start or self._has_answer(uid):
                 continue
-            if stop is None or time.time() - stop["time"] < self._grace or not self._heard(run, start):
+            late = stop is not None and (not self._grace or time.time() - stop["time"] > self._grace)
+            if not late or not self._heard(run, start):
                 waiting.append(start["time"])
             else:
                 n_heard += 1
@@ -183,11 +184,11 @@ class Follower:
 
 
 def runs_since(container: Any, since: float) -> Iterator[Any]:
-    """Runs of a Tiled container that began after a time, oldest first."""
+    """Runs of a Tiled container that began at a time or later, oldest first."""
     from tiled.client.container import Container
     from tiled.queries import Comparison
 
-    found = Container.search(container, Comparison("gt", "start.time", since))
+    found = Container.search(container, Comparison("ge", "start.time", since))
     yield from found.sort(("start.time", 1)).values()
 
 

@@ -89,8 +89,8 @@ def catalogue_of_runs(client: Any, key: str) -> Any:
     return client[key]
 
 
-def container(client: Any, key: str) -> Any:
-    """Container `key` of a Tiled client.
+def container(client: Any, key: str, option: str) -> Any:
+    """Container `key` of a Tiled client, which an option of the command names.
 
     Raises
     ------
@@ -98,5 +98,7 @@ def container(client: Any, key: str) -> Any:
         When there is none, or it is not to be seen with this key.
     """
     if key not in client:
-        raise ValueError(f"there is no container {key!r}; name it with --raw, or set TILED_API_KEY if it is not public")
+        raise ValueError(
+            f"there is no container {key!r}; name it with {option}, or set TILED_API_KEY if it is not public"
+        )
     return client[key]

@@ -23,7 +23,7 @@ from bluesky.plans import scan
 from bluesky.utils import RunEngineInterrupted
 from typer.testing import CliRunner, Result
 
-from bluesky_bayes import Analysis
+from bluesky_bayes import Analysis, remote
 from bluesky_bayes.answers import Answer
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.callbacks import bayes as module
@@ -388,6 +388,24 @@ def test_a_run_whose_end_was_lost_on_the_way_is_heard_again_from_the_catalogue(c
         assert Follower(bayes, raw, processed, grace=3600.0).look() == 0
         assert Follower(bayes, raw, processed).look() == 1
         assert bayes.result(lossy[0][1]["uid"], SECONDS).data.n == 5
+
+
+def test_a_long_run_is_found_when_it_ends_after_others(
+    client: Any, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bluesky_tiled_plugins import TiledWriter
+
+    monkeypatch.setattr(remote, "SLACK", 0.0)
+    raw, processed = catalogue_of_runs(client, "raw of long"), catalogue_of_runs(client, "by long")
+    writer, documents = TiledWriter(raw), fakes.scan_documents()
+    for name, doc in documents[:-1]:
+        writer(name, doc)
+    write(raw, fakes.scan_documents())
+    with BayesCallback(fakes.Quick(), publish=processed) as bayes:
+        follower = Follower(bayes, raw, processed)
+        assert [follower.look() for _ in range(2)] == [1, 0]
+        writer(*documents[-1])
+        assert [follower.look() for _ in range(2)] == [1, 0]
 
 
 @pytest.fixture(scope="module")

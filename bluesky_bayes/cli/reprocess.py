@@ -44,7 +44,7 @@ def _reprocess(client: Any, analysis: Analysis, raw: str, processed: str, limit:
 
     console = Console()
     outcome = reprocess(
-        container(client, raw),
+        container(client, raw, "--raw"),
         catalogue_of_runs(client, processed),
         analysis,
         limit=limit,

@@ -80,7 +80,7 @@ def worker(
         analysis = Analysis.load(recipe)
         source = stack.enter_context(connected(tiled)) if tiled else None
         target = stack.enter_context(connected(publish)) if publish else source
-        runs = None if source is None else container(source, raw)
+        runs = None if source is None else container(source, raw, "--raw")
         answers = None if target is None else catalogue_of_runs(target, processed)
         console = Console()
         bayes = BayesCallback(analysis, publish=answers, every_seconds=every)
@@ -118,19 +118,21 @@ def watch(
         from rich.console import Console
 
         from bluesky_bayes.displays import AnswerTable
-        from bluesky_bayes.remote import answer_of, runs_since
+        from bluesky_bayes.remote import SLACK, answer_of, runs_since
         from bluesky_bayes.servers import connected, container
 
         console, since, shown = Console(), time.time() - 3600.0 * hours, set[str]()
         table = AnswerTable(console=console)
         with connected(server) as client:
-            answers = container(client, processed)
+            answers = container(client, processed, "--processed")
 
             def look() -> str:
+                nonlocal since
                 for run in runs_since(answers, since):
-                    uid = run.metadata["start"]["uid"]
-                    if uid not in shown and run.metadata.get("stop") and "result" in run.metadata["start"]:
-                        shown.add(uid)
+                    start = run.metadata["start"]
+                    since = max(since, start["time"] - SLACK)
+                    if start["uid"] not in shown and run.metadata.get("stop") and "result" in start:
+                        shown.add(start["uid"])
                         table.show(answer_of(run))
                 return f"{len(shown)} answers"
 
