@@ -77,7 +77,7 @@ def until(condition: Callable[[], object], seconds: float = SECONDS) -> bool:
     """Wait for something that happens elsewhere."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.5)  # asking costs the server something, too
     return bool(condition())
 
 
