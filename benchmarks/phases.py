@@ -7,16 +7,25 @@ library and scores the answers where a file's name gives formulas, such as ``TiO
 
 ``python benchmarks/phases.py simulated [LIBRARY]`` makes mixtures of three phases, 5 to 70 % by weight, by another
 model than the one that is fitted, and scores the answers.
+
+``python benchmarks/phases.py calibration [--picture FILE]`` makes mixtures of one to four of fifteen minerals, down to
+1 % by weight, on five instruments, at low and high counts, by another model again, and says how often phases of each
+probability are there.
+
+``python benchmarks/phases.py speed`` times the search among 50 and 500 candidates with one and two threads.
+
+``python benchmarks/phases.py table`` puts variational inference and replica exchange beside the search.
 """
 
 import argparse
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from bluesky_bayes.phases import Beliefs, Library, PhaseSelection, read_pattern, search
+from bluesky_bayes.phases import Beliefs, Library, Pattern, PhaseSelection, read_pattern, search
 from bluesky_bayes.phases.simulated import example_library, simulate
 
 PATTERNS = (".xy", ".xye", ".csv", ".xrdml")
@@ -102,18 +111,113 @@ def simulated(library: Library, cases: int, first: int = 0, lesser: float = 0.05
     )
 
 
+INSTRUMENTS: tuple[tuple[str | float, tuple[float, float, float]], ...] = (
+    ("CuKa", (10.0, 80.0, 0.02)),
+    ("CoKa", (15.0, 95.0, 0.03)),
+    ("MoKa", (5.0, 40.0, 0.01)),
+    ("CuKa1", (15.0, 75.0, 0.015)),
+    (0.8, (6.0, 42.0, 0.01)),
+)
+"""Radiation, and first and last angle with the step."""
+EDGES = (0.0, 0.02, 0.1, 0.3, 0.7, 0.9, 0.99, 1.0)
+
+
+def lesser_case(seed: int, libraries: dict[str | float, Library]) -> tuple[Pattern, Library, dict[str, float]]:
+    """A pattern of one to four of fifteen structures, with their weights."""
+    rng = np.random.default_rng(seed)
+    rays, span = INSTRUMENTS[rng.integers(len(INSTRUMENTS))]
+    if rays not in libraries:
+        libraries[rays] = example_library(rays)
+    whole = libraries[rays].structures
+    library = replace(libraries[rays], structures=tuple(whole[n] for n in rng.permutation(len(whole))[:15]))
+    weights = np.exp(rng.uniform(np.log(0.01), 0.0, rng.integers(1, 5)))
+    weights[0] = 1.0
+    made = {one.name: float(w) for one, w in zip(library, weights / weights.sum(), strict=False)}
+    counts = float(np.exp(rng.uniform(np.log(300.0), np.log(30000.0))))
+    background = counts * float(np.exp(rng.uniform(np.log(0.01), np.log(0.5))))
+    pattern = simulate(
+        [(one, made[one.name]) for one in library if one.name in made],
+        seed,
+        radiation=rays,
+        span=span,
+        counts=counts,
+        background=background,
+        breadth=float(rng.uniform(0.7, 2.5)),
+    )
+    return pattern, library, made
+
+
+def calibration(cases: int, first: int, picture: Path | None) -> None:
+    libraries: dict[str | float, Library] = {}
+    said: list[tuple[float, bool]] = []
+    found: dict[bool, list[bool]] = {False: [], True: []}
+    false, spent = 0, []
+    for seed in range(first, first + cases):
+        pattern, library, made = lesser_case(seed, libraries)
+        clock = time.process_time()
+        answer = search(pattern, library)
+        spent.append(time.process_time() - clock)
+        grouped = {name for phase in answer.phases for name in phase.members}
+        said += [(phase.probability, bool(set(phase.members) & set(made))) for phase in answer.phases]
+        said += [(p, name in made) for name, p in answer.probabilities.items() if name not in grouped]
+        present = {name for phase in answer.present for name in phase.members}
+        for name, weight in made.items():
+            if weight > MAIN:
+                found[bool(pattern.counts.max() < 2000.0)].append(name in present)
+        for phase in answer.present:
+            if not set(phase.members) & set(made):
+                false += 1
+                print(f"seed {seed}: false {phase.name}, p {phase.probability:.2f}, share {phase.share:.2f}; {made}")
+    p, true = np.array([one for one, _ in said]), np.array([one for _, one in said])
+    rows = []
+    print("said        phases   mean p   there")
+    for low, high in pairwise(EDGES):
+        inside = (p >= low) & ((p < high) | (high == 1.0))
+        if inside.any():
+            rows.append((p[inside].mean(), true[inside].mean(), int(inside.sum())))
+            print(f"{low:4.2f} to {high:4.2f}  {rows[-1][2]:5d}    {rows[-1][0]:.3f}    {rows[-1][1]:.3f}")
+    print(
+        f"{false} false phases called present; present of those of 5 % by weight or more: {sum(found[False])} of "
+        f"{len(found[False])}, of patterns of less than 2000 counts {sum(found[True])} of {len(found[True])}; "
+        f"CPU s: median {np.median(spent):.2f}, most {max(spent):.1f}"
+    )
+    if picture is not None:
+        draw_reliability(rows, picture)
+
+
+def draw_reliability(rows: list[tuple[float, float, int]], picture: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for mean, there, number in rows:
+        # Wilson's interval of one standard deviation.
+        centre = (there + 0.5 / number) / (1.0 + 1.0 / number)
+        half = np.sqrt(there * (1.0 - there) / number + 0.25 / number**2) / (1.0 + 1.0 / number)
+        axes.errorbar(mean, there, [[there - centre + half], [centre + half - there]], fmt="o", color="C0")
+        low = there < 0.5
+        axes.annotate(f"{number}", (mean, there), (9, 5 if low else -12), textcoords="offset points", color="0.4")
+    axes.set(xlabel="probability said", ylabel="fraction that is there", xlim=(-0.03, 1.14), ylim=(-0.03, 1.06))
+    figure.savefig(picture, dpi=130)
+
+
 def _found(answer: PhaseSelection, name: str) -> bool:
     return any(name in phase.members and phase.probability >= SURE for phase in answer.phases)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("measured", "beliefs", "simulated"))
+    parser.add_argument("what", choices=("measured", "beliefs", "simulated", "calibration"))
     parser.add_argument("folders", nargs="*", type=Path, help="patterns and library, or library alone")
     parser.add_argument("--radiation", default="CuKa")
     parser.add_argument("--cases", type=int, default=20)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
+    if given.what == "calibration":
+        calibration(given.cases, given.first, given.picture)
+        return
     library = Library.from_folder(given.folders[-1], given.radiation) if given.folders else example_library()
     if given.what == "measured":
         measured(given.folders[0], library, given.radiation)

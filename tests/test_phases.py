@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter1d
 
 pytest.importorskip("gemmi")
 
@@ -254,6 +255,15 @@ def test_noise_is_measured_from_the_scatter_of_neighbours() -> None:
     assert np.median(grid.noise) == pytest.approx(4000.0 / points, rel=0.15)
 
 
+def test_noise_that_neighbours_share_is_not_taken_for_less() -> None:
+    rng = np.random.default_rng(2)
+    shared = gaussian_filter1d(rng.poisson(np.full(X.size, 2500.0)).astype(np.float64), 0.7)
+    peak = 20000.0 * np.exp(-0.5 * ((X - 30.0) / 0.04) ** 2)
+    grid = even(Pattern(X, shared + peak, "CuKa"))
+    # Single points scatter by 0.4 of the counts, their sums over a peak by all of them.
+    assert np.median(grid.noise) > 0.55 * 2500.0 * 0.02 / grid.step
+
+
 Slopes: TypeAlias = tuple[Array, Callable[[Array, float], tuple[Array, Array]], Array]
 
 
@@ -340,6 +350,21 @@ def test_phases_of_a_simulated_mixture_are_found_and_no_others(
     assert answer.sets[0][1] > 0.5
     assert answer.trustworthy, answer.warnings
     assert all(name in answer.verdict for name in made)
+
+
+def test_a_third_of_calcite_is_found_at_low_counts(library: Library, by_name: dict[str, Structure]) -> None:
+    pattern = simulate([(by_name["magnetite"], 0.64), (by_name["calcite"], 0.36)], 2, counts=400.0, background=60.0)
+    answer = search(pattern, library)
+    assert {phase.structure.name for phase in answer.present} == {"magnetite", "calcite"}
+
+
+def test_a_lesser_phase_of_the_same_lines_as_another_is_undecided(
+    library: Library, by_name: dict[str, Structure]
+) -> None:
+    # Lopsided lines of fluorite at high counts: silicon's would mend their profile.
+    mixture = [(by_name["fluorite"], 0.93), (by_name["anatase"], 0.07)]
+    answer = search(simulate(mixture, 26, radiation="CuKa1", span=(15.0, 75.0, 0.015), breadth=1.95), library)
+    assert {phase.structure.name for phase in answer.present} == {"fluorite", "anatase"}
 
 
 def test_a_phase_that_the_library_lacks_is_said(library: Library, by_name: dict[str, Structure]) -> None:

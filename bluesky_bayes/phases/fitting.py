@@ -50,7 +50,7 @@ class Beliefs:
     crooked : float
         Relative error of the background, part of the noise.
     alike : float
-        Misfits are alike within a peak: over how many typical widths points count as one.
+        Misfits are alike within a peak: over how many typical widths they count as one. Counting noise is not.
     present : float
         Number of phases expected, whatever the size of the library.
     """
@@ -64,22 +64,17 @@ class Beliefs:
     lorentzian: tuple[float, float] = (0.6, 0.2)
     profile: float = 0.05
     misplaced: float = 0.01
-    crooked: float = 0.002
+    crooked: float = 0.01
     alike: float = 1.5
     present: float = 2.5
 
 
-def weights_of(even: Even, beliefs: Beliefs) -> Array:
-    """Inverse variances: counting noise and what the model cannot follow."""
+def variances_of(even: Even, beliefs: Beliefs) -> tuple[Array, Array]:
+    """Variances of counting, and of what the model cannot follow."""
     net = np.maximum(even.y - even.background, 0.0)
     slope = np.gradient(gaussian_filter1d(even.y, 2.0), even.step)
-    variance = (
-        even.noise
-        + (beliefs.profile * net) ** 2
-        + (beliefs.misplaced * slope) ** 2
-        + (beliefs.crooked * even.background) ** 2
-    )
-    return np.asarray(1.0 / variance)
+    crooked = (beliefs.crooked * even.background) ** 2
+    return even.noise, (beliefs.profile * net) ** 2 + (beliefs.misplaced * slope) ** 2 + crooked
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +151,10 @@ class Fitter:
         self.even, self.lines, self.beliefs = even, list(lines), beliefs
         self.n_phases = len(self.lines)
         self.alike = max(1.0, beliefs.alike * even.width / even.step)
-        self.weight = weights_of(even, beliefs) / self.alike
+        noise, misfit = variances_of(even, beliefs)
+        self.variance = noise + misfit
+        # Counts scatter point by point; misfits that are alike over so many points weigh as one point does.
+        self.weight = 1.0 / (noise + self.alike * misfit)
         self.wavelengths = np.array(even.radiation.wavelengths)
         self.shares = np.array(even.radiation.intensities)
         splines = even.splines
@@ -184,7 +182,7 @@ class Fitter:
         shape[n + 1], shape[n + 2], shape[n + 3] = math.log(0.75 * width), math.log(0.4 * width), 0.6
         return Term(shape)
 
-    def _prior(self, lines: Lines, n_groups: int) -> tuple[Array, Array]:
+    def prior(self, lines: Lines, n_groups: int) -> tuple[Array, Array]:
         """Means and precisions of a phase's parameters."""
         beliefs, n = self.beliefs, len(lines.strains)
         mean, sigma = np.zeros(lines.n_shape + n_groups), np.empty(lines.n_shape + n_groups)
@@ -208,7 +206,7 @@ class Fitter:
             group, n_groups = groups_of(lines, term.shape, self.wavelengths[0])
             groups.append(group)
             values += [term.shape, _carried(lines, term.factors, group, n_groups)]
-            mean, precision = self._prior(lines, n_groups)
+            mean, precision = self.prior(lines, n_groups)
             means.append(mean)
             precisions.append(precision)
             limits.append(_limits(lines, n_groups))

@@ -217,8 +217,9 @@ class Even:
 def even(pattern: Pattern) -> Even:
     """A pattern averaged to even steps, its noise measured there.
 
-    Neighbours on a detector's finest grid share their noise; an average over some steps does so less. The variance
-    over the counts comes from second differences two steps apart, which neither background nor peaks reach.
+    Neighbours on a detector's finest grid share their noise, so that a peak has more of it than single points show. The
+    variance over the counts comes from pairs of points and second differences over four steps, where most of the
+    pattern is background.
     """
     x, y = pattern.two_theta, pattern.counts
     native = float(np.median(np.diff(x)))
@@ -238,8 +239,9 @@ def even(pattern: Pattern) -> Even:
         noise = np.where(number > 0, variance, np.interp(grid, x, pattern.sigma**2))
     else:
         smooth = np.maximum(gaussian_filter1d(mean, 2.0), floor)
-        second = mean[4:] - 2.0 * mean[2:-2] + mean[:-4]
-        ratio = float(np.median(second**2 / (6.0 * smooth[2:-2]))) / NORMAL_MEDIAN
+        pairs, expected = mean[1:] + mean[:-1], smooth[1:] + smooth[:-1]
+        second = pairs[8:] - 2.0 * pairs[4:-4] + pairs[:-8]
+        ratio = float(np.median(second**2 / (6.0 * expected[4:-4]))) / NORMAL_MEDIAN
         noise = max(ratio, 1e-9) * smooth
     height = float(np.percentile(mean - background, 99.9))
     return Even(grid, mean, noise, background, splines, width, max(height, 1e-9), pattern.radiation)

@@ -277,7 +277,7 @@ def _answer(
     probabilities = {structure.name: float(present[n]) for n, structure in enumerate(structures)}
     probabilities |= dict.fromkeys(outside, 0.0)
     unexplained = _unexplained(finding, best)
-    misfit = float(np.mean(fitter.weight * best.rest**2)) * fitter.alike
+    misfit = float(np.mean(best.rest**2 / fitter.variance))
     names = [structures[n].name if n < fitter.n_phases else "unexplained" for n in best.members]
     curves: dict[str, Array] = {}
     for name, curve in zip(names, best.curves, strict=True):
@@ -320,7 +320,7 @@ def _phases(
         chance = sum(share for joint, share in zip(joints, chances, strict=True) if set(group) & set(joint.members))
         if chance > UNSURE:
             home = next(joint for joint in joints if seed in joint.members)
-            phases.append(_phase(structures, finding, home, seed, group, float(chance)))
+            phases.append(_phase(structures, finding, home, seed, group, float(chance), present))
     return tuple(sorted(phases, key=lambda phase: -phase.share))
 
 
@@ -342,15 +342,25 @@ def _indistinguishable(finding: Search, seed: int, excluded: set[int]) -> list[i
 
 
 def _phase(
-    structures: Sequence[Structure], finding: Search, joint: Joint, seed: int, group: list[int], chance: float
+    structures: Sequence[Structure],
+    finding: Search,
+    joint: Joint,
+    seed: int,
+    group: list[int],
+    chance: float,
+    present: Array,
 ) -> Phase:
     fitter, place = finding.fitter, joint.members.index(seed)
     structure, lines, term = structures[seed], fitter.lines[seed], joint.terms[place]
     share = float(joint.areas[place] / joint.areas.sum())
     _, widths = widths_at(lines, term.shape, fitter.wavelengths[0])
     own = own_line(fitter, joint, place)
-    # Profiles are known to so much only: without a line of its own, a lesser phase may be an error of theirs.
-    decided = chance >= SURE and (share >= fitter.beliefs.profile or own is not None)
+    # Profiles are known to so much only: without a line of its own, a lesser phase may be an error of theirs, and one
+    # of the same lines as a surer phase may be the rest of its profile.
+    alike = finding.alike(seed)
+    others = [n for n in joint.members if n < fitter.n_phases and n not in group and alike[n] >= ALIKE_COSINE]
+    shadowed = any(present[n] > chance for n in others)
+    decided = chance >= SURE and (own is not None or (share >= fitter.beliefs.profile and not shadowed))
     n = len(lines.strains)
     cell = structure.moved(term.shape[1 : n + 1])
     weights = _weights(structures, finding, joint)[:, place]
@@ -394,7 +404,7 @@ def own_line(fitter: Fitter, joint: Joint, place: int) -> float | None:
     lines, term, even = fitter.lines[joint.members[place]], joint.terms[place], fitter.even
     centres, widths = widths_at(lines, term.shape, fitter.wavelengths[0])
     own, others = joint.curves[place], joint.curves.sum(0) - joint.curves[place]
-    variance = 1.0 / (fitter.weight * fitter.alike)
+    variance = fitter.variance
     best: tuple[float, float | None] = (OWN_SIGMA, None)
     for centre, width in zip(centres, widths, strict=True):
         part = slice(*np.searchsorted(even.x, (centre - width, centre + width)))

@@ -70,6 +70,7 @@ def simulate(
     span: tuple[float, float, float] = (10.0, 90.0, 0.02),
     counts: float = 10000.0,
     background: float = 300.0,
+    breadth: float = 1.0,
     name: str = "simulated",
 ) -> Pattern:
     """A pattern of structures with given weights.
@@ -86,6 +87,8 @@ def simulate(
         Of the highest peak.
     background : float
         Counts.
+    breadth : float
+        Width of the instrument's lines, in that of a good diffractometer.
     name : str
 
     Returns
@@ -95,7 +98,7 @@ def simulate(
     rng, rays = np.random.default_rng(seed), Radiation.of(radiation)
     x = np.arange(span[0], span[1] + 1e-9, span[2])
     displacement = rng.uniform(-0.08, 0.08)
-    peaks = np.sum([weight * _curve(one, x, rays, displacement, rng) for one, weight in mixture], axis=0)
+    peaks = np.sum([weight * _curve(one, x, rays, displacement, breadth, rng) for one, weight in mixture], axis=0)
     peaks *= counts / peaks.max()
     slope = background * (1.0 + rng.uniform(0.0, 2.0) * np.exp(-(x - x[0]) / rng.uniform(8.0, 30.0)))
     glass = background * rng.uniform(0.0, 0.3) * np.exp(-0.5 * ((x - rng.uniform(20.0, 35.0)) / 5.0) ** 2)
@@ -107,7 +110,9 @@ def simulate(
     return Pattern(x, np.round(gaussian_filter1d(counted.astype(np.float64), rng.uniform(0.0, 0.7))), rays, None, name)
 
 
-def _curve(structure: Structure, x: Array, rays: Radiation, displacement: float, rng: np.random.Generator) -> Array:
+def _curve(
+    structure: Structure, x: Array, rays: Radiation, displacement: float, breadth: float, rng: np.random.Generator
+) -> Array:
     """Counts by unit of weight of one phase, in a state of its own."""
     change = rng.uniform(-0.006, 0.006) * np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     for free in lattice_of(structure.cell)[1]:
@@ -134,7 +139,7 @@ def _curve(structure: Structure, x: Array, rays: Radiation, displacement: float,
             if not x[0] - 3.0 < centre < x[-1] + 3.0:
                 continue
             tangent = math.tan(theta)
-            gauss = math.sqrt(max(u * tangent**2 + v * tangent + w, 1e-4))
+            gauss = breadth * math.sqrt(max(u * tangent**2 + v * tangent + w, 1e-4))
             lorentz = math.degrees(0.9 * wave / (size * math.cos(theta))) + math.degrees(4.0 * strain * tangent)
             full = (
                 gauss**5
