@@ -32,6 +32,8 @@ OWN_SIGMA, OWN_PART = 5.0, 0.7
 """Significance of a line of its own, and the phase's part of all intensity there."""
 ALIKE_NATS, ALIKE_COSINE = 3.0, 0.9
 """Difference of evidence below which structures of like patterns cannot be told apart."""
+SAME_NATS, SAME_COSINE = 15.0, 0.97
+"""The same for structures of one formula and nearly one pattern: their intensities differ by less than textures do."""
 DRAWS = 400
 INTERVAL = (2.5, 97.5)
 MISSING = 0.05
@@ -315,7 +317,7 @@ def _phases(
     for seed in (*seeds, *others):
         if seed in taken:
             continue
-        group = [seed, *_indistinguishable(finding, seed, set(seeds) | taken)]
+        group = [seed, *_indistinguishable(structures, finding, seed, set(seeds) | taken)]
         taken.update(group)
         chance = sum(share for joint, share in zip(joints, chances, strict=True) if set(group) & set(joint.members))
         if chance > UNSURE:
@@ -324,20 +326,21 @@ def _phases(
     return tuple(sorted(phases, key=lambda phase: -phase.share))
 
 
-def _indistinguishable(finding: Search, seed: int, excluded: set[int]) -> list[int]:
+def _indistinguishable(structures: Sequence[Structure], finding: Search, seed: int, excluded: set[int]) -> list[int]:
     """Candidates of a pattern alike whose best sets are about as probable without this one, the best first."""
     joints = finding.by_phases()
     home = next(joint for joint in joints if seed in joint.members)
     alike, found = finding.alike(seed), []
-    for other in np.flatnonzero(alike >= ALIKE_COSINE):
-        if other == seed or int(other) in excluded:
+    for other in map(int, np.flatnonzero(alike >= ALIKE_COSINE)):
+        if other == seed or other in excluded:
             continue
         joint = next((one for one in joints if other in one.members and seed not in one.members), None)
         if joint is None:
             continue
         behind = finding.score(home) - finding.score(joint)
-        if behind < ALIKE_NATS:
-            found.append((behind, int(other)))
+        same = alike[other] >= SAME_COSINE and structures[other].formula == structures[seed].formula
+        if behind < (SAME_NATS if same else ALIKE_NATS):
+            found.append((behind, other))
     return [other for _, other in sorted(found)]
 
 
