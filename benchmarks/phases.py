@@ -12,9 +12,9 @@ model than the one that is fitted, and scores the answers.
 1 % by weight, on five instruments, at low and high counts, by another model again, and says how often phases of each
 probability are there.
 
-``python benchmarks/phases.py speed`` times the search among 50 and 500 candidates with one and two threads.
+``python benchmarks/phases.py speed [LIBRARY]`` times the search among 50 and 500 candidates with one and two threads.
 
-``python benchmarks/phases.py table`` puts variational inference and replica exchange beside the search.
+``python benchmarks/phases.py table [LIBRARY]`` puts variational inference and replica exchange beside the search.
 """
 
 import argparse
@@ -24,8 +24,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from machine import describe
 
+from bluesky_bayes.dataset import Array
 from bluesky_bayes.phases import Beliefs, Library, Pattern, PhaseSelection, read_pattern, search
+from bluesky_bayes.phases.engines import Model, exchange, fitter_of, log_odds, variational
+from bluesky_bayes.phases.screening import likeness
+from bluesky_bayes.phases.searching import ALIKE
 from bluesky_bayes.phases.simulated import example_library, simulate
 
 PATTERNS = (".xy", ".xye", ".csv", ".xrdml")
@@ -202,13 +207,108 @@ def draw_reliability(rows: list[tuple[float, float, int]], picture: Path) -> Non
     figure.savefig(picture, dpi=130)
 
 
+def some_minerals() -> Library:
+    """About five hundred minerals of the package larixite, the same kinds several times."""
+    return Library.from_amcsd(["Fe", "Ti", "Mn", "O", "S", "Cu", "Zn", "Al"])
+
+
+def speed(library: Library, cases: int, first: int) -> None:
+    print(describe(), flush=True)
+    print("candidates  threads  wall s: median (least to most)  CPU s: median")
+    for number in (50, 500):
+        part = first_of(library, number)
+        mixtures = [mixture(part, seed) for seed in range(first, first + cases)]
+        patterns = [simulate([(part.structures[n], w) for n, w in m], k) for k, m in enumerate(mixtures)]
+        search(patterns[0], part)
+        for threads in (1, 2):
+            wall, spent = [], []
+            for pattern in patterns:
+                clock, cpu = time.perf_counter(), time.process_time()
+                search(pattern, part, threads=threads)
+                wall.append(time.perf_counter() - clock)
+                spent.append(time.process_time() - cpu)
+            print(
+                f"{len(part):10d}  {threads:7d}  {np.median(wall):.2f} ({min(wall):.2f} to {max(wall):.2f})"
+                f"{'':13s}{np.median(spent):.2f}"
+            )
+
+
+def first_of(library: Library, number: int) -> Library:
+    """Structures from all over a library, so many, with lines where they are looked for."""
+    places = np.unique(np.linspace(0, len(library) - 1, min(number, len(library))).astype(int))
+    return replace(library, structures=tuple(library.structures[n] for n in places))
+
+
+PUBLISHED = {"replica exchange": ("10371.5", "1326.9"), "variational inference": ("260.8", "7.2")}
+"""Seconds for 50 candidates on a CPU and a GPU: the project's source, on other machines and for other patterns."""
+
+
+def table(library: Library, cases: int, first: int) -> None:
+    print(describe())
+    part = first_of(library, 50)
+    rows: dict[str, list[tuple[float, float, int, int]]] = {}
+    for seed in range(first, first + cases):
+        made = mixture(part, seed)
+        pattern = simulate([(part.structures[n], w) for n, w in made], seed)
+        fitter = fitter_of(pattern, part)
+        # One mineral may be there many times: what looks like a true phase counts as it.
+        alike = np.array([likeness(fitter, n, range(len(part))) > ALIKE for n, _ in made])
+
+        def note(name: str, clock: float, cpu: float, p: Array, seed: int = seed, alike: Array = alike) -> None:
+            right = int(np.sum((alike * p).sum(1) >= SURE))
+            false = int(np.sum((p >= SURE) & ~alike.any(0)))
+            row = time.perf_counter() - clock, time.process_time() - cpu, right, false
+            rows.setdefault(name, []).append(row)
+            said = f"  seed {seed}, {name}: {row[0]:.1f} s, CPU {row[1]:.1f} s, {right} of {len(alike)}, {false} others"
+            print(said, flush=True)
+
+        search(pattern, part)
+        clock, cpu = time.perf_counter(), time.process_time()
+        answer = search(pattern, part)
+        said = np.array([answer.probabilities[one.name] for one in part])
+        note("search", clock, cpu, said)
+        for device, xp in array_libraries().items():
+            clock, cpu = time.perf_counter(), time.process_time()
+            model, odds = Model(xp, fitter), log_odds(fitter)
+            found, begin = variational(model, odds)
+            note(f"variational inference, {device}", clock, cpu, found.probabilities)
+            drawn = exchange(model, odds, begin)
+            note(f"replica exchange, {device}", clock, cpu, drawn.probabilities)
+    print(f"{len(part)} candidates, {cases} mixtures of three phases")
+    for name, of in rows.items():
+        wall, cpu, right, false = np.array(of).T
+        print(
+            f"{name}: {np.median(wall):.1f} s, CPU {np.median(cpu):.1f} s; {right.sum():.0f} of {3 * cases} phases "
+            f"at p >= {SURE}, {false.sum():.0f} others"
+        )
+    if len(array_libraries()) == 1:
+        print("GPU: not measured, there is none here")
+    for name, (processor, graphics) in PUBLISHED.items():
+        print(f"{name}, published: {processor} s CPU, {graphics} s GPU")
+
+
+def array_libraries() -> dict[str, object]:
+    """NumPy, and CuPy where it finds a device."""
+    found: dict[str, object] = {"CPU": np}
+    try:
+        import cupy
+
+        if cupy.cuda.runtime.getDeviceCount() > 0:
+            from array_api_compat import cupy as compatible
+
+            found["GPU"] = compatible
+    except Exception:  # CuPy's error for a missing driver is of its own kind
+        pass
+    return found
+
+
 def _found(answer: PhaseSelection, name: str) -> bool:
     return any(name in phase.members and phase.probability >= SURE for phase in answer.phases)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("measured", "beliefs", "simulated", "calibration"))
+    parser.add_argument("what", choices=("measured", "beliefs", "simulated", "calibration", "speed", "table"))
     parser.add_argument("folders", nargs="*", type=Path, help="patterns and library, or library alone")
     parser.add_argument("--radiation", default="CuKa")
     parser.add_argument("--cases", type=int, default=20)
@@ -217,6 +317,10 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "calibration":
         calibration(given.cases, given.first, given.picture)
+        return
+    if given.what in ("speed", "table"):
+        library = Library.from_folder(given.folders[-1], given.radiation) if given.folders else some_minerals()
+        {"speed": speed, "table": table}[given.what](library, given.cases, given.first)
         return
     library = Library.from_folder(given.folders[-1], given.radiation) if given.folders else example_library()
     if given.what == "measured":
