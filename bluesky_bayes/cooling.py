@@ -17,6 +17,7 @@ from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import log_mean_exp, softmax
 from bluesky_bayes.kernels.task import Score, Scratch, State, Task, new_score, new_scratch, new_state
 from bluesky_bayes.reference import Start
+from bluesky_bayes.tasks import Group, in_order
 
 Spread: TypeAlias = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
@@ -26,6 +27,7 @@ PIECES = 4
 SHARE = 0.5
 SWEEPS = 16
 WARM = 0.25
+TINY = 1e-14
 
 
 class Cooling(NamedTuple):
@@ -37,6 +39,8 @@ class Cooling(NamedTuple):
         Inverse temperatures from 0 to 1.
     steps : (n_levels, n_groups) float64
         Step sizes used.
+    strides : (n_levels, n_free, n_free) float64
+        Of steps of all shapes: lower Cholesky factors of the covariance of the particles that were moved.
     clouds : (n_levels, n, n_parameters) float64
         Whitened coordinates.
     energies, misfit : (n_levels, n) float64
@@ -51,6 +55,7 @@ class Cooling(NamedTuple):
 
     betas: Array
     steps: Array
+    strides: Array
     clouds: Array
     energies: Array
     misfit: Array
@@ -100,8 +105,8 @@ def cooled(
     key: npt.NDArray[np.uint64],
     number: int,
     rng: np.random.Generator,
-    betas: Array | None = None,
-    steps: Array | None = None,
+    groups: tuple[Group, ...],
+    known: tuple[Array, Array, Array] | None = None,
     spread: Spread = map,
 ) -> Cooling:
     """Cool particles from a reference.
@@ -119,16 +124,19 @@ def cooled(
         The first of the random streams of this key that are used, one a temperature.
     rng : numpy.random.Generator
         For the draws of the reference.
-    betas, steps : float64 arrays, optional
-        Temperatures and steps; by default found on the way.
+    groups : tuple of Group
+        Exchangeable components.
+    known : (betas, steps, strides), optional
+        By default found on the way.
     spread : callable
         A `map` that may do its pieces side by side; what comes out is the same.
     """
     n_ancestors, n_sweeps = size
     n, sizes = n_ancestors * n_sweeps, group_sizes(task)
-    share = SHARE if betas is None else 0.0
-    if betas is None or steps is None:
-        betas, steps = np.zeros(MOST_LEVELS), np.ones((MOST_LEVELS, sizes.size))
+    share, free = 0.0 if known else SHARE, task.free
+    if known is None:
+        known = np.zeros(MOST_LEVELS), np.ones((MOST_LEVELS, sizes.size)), np.zeros((MOST_LEVELS, free.size, free.size))
+    betas, steps, strides = known
     cloud, n_drawn = start.draws(n, rng)
     rooms, edges = _rooms(task, start), [n_ancestors * piece // PIECES for piece in range(PIECES + 1)]
     energy, misfit = _weighed(kernels, task, start, cloud, spread, rooms)
@@ -139,8 +147,8 @@ def cooled(
         room, (a, b) = rooms[piece], edges[piece : piece + 2]
         rows = slice(a * n_sweeps, b * n_sweeps)
         kernels.move_particles(
-            task, start.arrays, room.state, room.score, betas[level], steps, level, parents[a:b], a, n_sweeps, before,
-            number, key[0], key[1], room.scratch, *(values[rows] for values in after),
+            task, start.arrays, room.state, room.score, betas[level], steps, strides, level, parents[a:b], a,
+            n_sweeps, before, number, key[0], key[1], room.scratch, *(values[rows] for values in after),
         )  # fmt: skip
         return room.scratch.hits[: sizes.size]
 
@@ -152,6 +160,10 @@ def cooled(
             scratch.log_uniforms, total, parents,
         )  # fmt: skip
         level += 1
+        if free.size:
+            before = in_order(before, groups)
+            if share:
+                strides[level] = _stride(before[parents][:, free])
         after = np.empty_like(cloud), np.empty(n), np.empty(n)
 
         hits = np.sum(list(spread(partial(move, level, before, after), range(PIECES))), axis=0)
@@ -159,7 +171,9 @@ def cooled(
         found.append(after)
     clouds, energies, misfits = (np.stack(values) for values in zip(*found, strict=True))
     kept = slice(0, level + 1)
-    return Cooling(betas[kept], steps[kept], clouds, energies, misfits, eves, hits / (sizes * n), n_drawn)
+    return Cooling(
+        betas[kept], steps[kept], strides[kept], clouds, energies, misfits, eves, hits / (sizes * n), n_drawn
+    )
 
 
 def _rooms(task: Task, start: Start) -> list[Room]:
@@ -173,10 +187,10 @@ def reweighted(
     z, n_drawn = start.draws(n, rng)
     energies, misfit = energies_of(kernels, task, start, z, spread)
     eves = rng.choice(n, size=n, p=softmax(-energies))
-    chosen, n_groups = np.stack([np.arange(n), eves]), group_sizes(task).size
+    chosen, n_groups, n_free = np.stack([np.arange(n), eves]), group_sizes(task).size, task.free.size
     return Cooling(
-        np.array([0.0, 1.0]), np.ones((2, n_groups)), z[chosen], energies[chosen], misfit[chosen], eves,
-        np.zeros(n_groups), n_drawn,
+        np.array([0.0, 1.0]), np.ones((2, n_groups)), np.zeros((2, n_free, n_free)), z[chosen], energies[chosen],
+        misfit[chosen], eves, np.zeros(n_groups), n_drawn,
     )  # fmt: skip
 
 
@@ -196,6 +210,12 @@ def _weighed(
 
     list(spread(weigh, range(PIECES)))
     return energies, misfit
+
+
+def _stride(z: Array) -> Array:
+    """Lower Cholesky factor of the covariance of coordinates (n, n_free)."""
+    covariance = np.atleast_2d(np.cov(z.T)).astype(np.float64)
+    return np.asarray(np.linalg.cholesky(covariance + TINY * np.eye(z.shape[1])), dtype=np.float64)
 
 
 def group_sizes(task: Task) -> Array:

@@ -18,6 +18,7 @@ NEWTON_STEPS = 60
 TOLERANCE = 1e-6
 THIN = 8
 NOTHING = 800.0
+FEW = 10.0
 WORST_R_HAT = 1.1
 
 
@@ -41,7 +42,8 @@ def evidence(betas: Array, energies: Sequence[Array]) -> Evidence:
 
     The error comes from the influence of every sweep on log Z, averaged over batches of each chain about the mean of
     all chains: correlations in time, between temperatures and differences between chains all count (replicated batch
-    means with the lugsail correction: Gupta and Vats, arXiv 2007.04229).
+    means with the lugsail correction: Gupta and Vats, arXiv 2007.04229). Neighbours that hardly overlap do not
+    tell it: there it is the gap at least.
 
     Parameters
     ----------
@@ -49,9 +51,10 @@ def evidence(betas: Array, energies: Sequence[Array]) -> Evidence:
     energies : sequence of (n_sweeps, n_levels) float64
         One a chain.
     """
-    shift, influence, gap = _bennett(betas, energies)
+    shift, influence, overlap, gap = _bennett(betas, energies)
     total = influence.sum(axis=1).reshape(len(energies), -1)
-    return Evidence(-float(shift.sum()), math.sqrt(replicated_variance(total)), gap)
+    error = math.sqrt(replicated_variance(total))
+    return Evidence(-float(shift.sum()), error if overlap.min() > FEW else max(error, gap), gap)
 
 
 def evidence_profile(betas: Array, energies: Sequence[Array]) -> tuple[Array, Array]:
@@ -59,14 +62,17 @@ def evidence_profile(betas: Array, energies: Sequence[Array]) -> tuple[Array, Ar
 
     Parameters are those of `evidence`, whose result is the last level's.
     """
-    shift, influence, _ = _bennett(betas, energies)
+    shift, influence, _, _ = _bennett(betas, energies)
     so_far = np.cumsum(influence, axis=1)
     errors = [math.sqrt(replicated_variance(column.reshape(len(energies), -1))) for column in so_far.T]
     return -np.cumsum(np.append(0.0, shift)), np.append(0.0, errors)
 
 
-def _bennett(betas: Array, energies: Sequence[Array]) -> tuple[Array, Array, float]:
-    """Minus log ratio of each pair of neighbours, influence of each sweep on it, and the gap of the whole."""
+def _bennett(betas: Array, energies: Sequence[Array]) -> tuple[Array, Array, Array, float]:
+    """Minus log ratio of each pair of neighbours, influence of each sweep on it, their overlap, and the whole gap.
+
+    The overlap is the number of sweeps that might as well be the neighbour's.
+    """
     step = np.diff(betas)
     pooled = np.concatenate(energies)
     lower, upper = step * pooled[:, :-1], step * pooled[:, 1:]
@@ -75,7 +81,8 @@ def _bennett(betas: Array, energies: Sequence[Array]) -> tuple[Array, Array, flo
     a, b = _fermi(lower - shift), _fermi(shift - upper)
     slope = np.mean(a * (1.0 - a), axis=0) + np.mean(b * (1.0 - b), axis=0)
     gap = abs(log_mean_exp(-lower).sum() + log_mean_exp(upper).sum())
-    return shift, (a - b) / np.maximum(slope, 1e-300), float(gap)
+    overlap = np.minimum(a.sum(axis=0), b.sum(axis=0))
+    return shift, (a - b) / np.maximum(slope, 1e-300), overlap, float(gap)
 
 
 def replicated_variance(influence: Array) -> float:

@@ -18,6 +18,7 @@ from bluesky_bayes.evidence import Evidence, evidence
 from bluesky_bayes.kernels.task import Task, new_score, new_scratch, new_state
 from bluesky_bayes.reference import Start
 from bluesky_bayes.sampler import Info, Path, Sampler, State, generator
+from bluesky_bayes.tasks import Group, in_order
 
 FEWEST_LEVELS, MOST_LEVELS = 4, 96
 LEVELS_PER_BARRIER = 2.0
@@ -30,16 +31,17 @@ class Exchange(Sampler):
 
     name, words = "exchange", "replica exchange"
 
-    def path(self, kernels: Any, task: Task, start: Start, cooling: Cooling) -> Path:
+    def path(self, kernels: Any, task: Task, groups: tuple[Group, ...], start: Start, cooling: Cooling) -> Path:
         """Temperatures evenly spaced in the barrier that the particles tell."""
         betas, position, _ = _respaced(cooling)
-        return Path(kernels, task, start, betas, _carried(np.log(cooling.steps), position))
+        strides = cooling.strides[np.rint(position).astype(int)]
+        return Path(kernels, task, start, betas, _carried(np.log(cooling.steps), position), strides, groups)
 
     def init(self, path: Path, cooling: Cooling, rng: np.random.Generator) -> State:
         """A particle for each level, of the nearest temperature."""
         at = np.abs(cooling.betas[:, None] - path.betas).argmin(axis=0)
         chosen = rng.integers(cooling.clouds.shape[1], size=at.size)
-        return State(cooling.clouds[at, chosen], path.steps, 0)
+        return State(cooling.clouds[at, chosen], path.steps, path.strides, 0)
 
     def step(self, path: Path, state: State, key: npt.NDArray[np.uint64], length: int) -> tuple[State, Info]:
         """Sweeps and swaps; before the first round some for forgetting the start and adapting the steps."""
@@ -47,20 +49,22 @@ class Exchange(Sampler):
         n_adapt = 0 if state.number else int(burn_in * length)
         n_sweeps, n_levels = n_adapt + length, path.betas.size
         reference, z, steps = path.start.arrays, state.coordinates, state.steps.copy()
+        if path.task.linear.size:
+            z = in_order(z, path.groups)
         fresh, n_drawn = path.start.draws(n_sweeps, generator(key, 1 + state.number))
         scratch, replicas, score = new_scratch(path.task, n_levels), new_state(path.task, z), new_score(reference, z)
         energies, misfit, samples = np.empty((n_sweeps, n_levels)), np.empty(n_sweeps), np.empty((n_sweeps, z.shape[1]))
         rejected, accepted = np.zeros(n_levels - 1), np.zeros(steps.shape)
         order, trips = np.arange(n_levels), np.full((n_levels, 2), (-1, 0))
         drift = path.kernels.run_ladder(
-            path.task, reference, replicas, score, fresh, path.betas, steps, group_sizes(path.task), n_adapt,
-            state.number, key[0], key[1], order, scratch, energies, misfit, samples, rejected, accepted, trips,
+            path.task, reference, replicas, score, fresh, path.betas, steps, state.strides, group_sizes(path.task),
+            n_adapt, state.number, key[0], key[1], order, scratch, energies, misfit, samples, rejected, accepted, trips,
         )  # fmt: skip
         info = Info(
             energies[n_adapt:], misfit[n_adapt:], samples[n_adapt:], rejected / (0.5 * length), accepted / length,
             int(trips[:, 1].sum()), float(drift), n_drawn * length / n_sweeps,
         )  # fmt: skip
-        return State(replicas.z[order], steps, state.number + 1), info
+        return State(replicas.z[order], steps, state.strides, state.number + 1), info
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Bennett's ratio between neighbours."""

@@ -27,7 +27,7 @@ class Independence(Sampler):
     def init(self, path: Path, cooling: Cooling, rng: np.random.Generator) -> State:
         """A draw of the posterior."""
         cloud = cooling.clouds[-1]
-        return State(cloud[rng.integers(len(cloud))][None], path.steps, 0)
+        return State(cloud[rng.integers(len(cloud))][None], path.steps, path.strides, 0)
 
     def step(self, path: Path, state: State, key: npt.NDArray[np.uint64], length: int) -> tuple[State, Info]:
         """A few draws of the reference make a sweep; where the chain is after them is a draw of the posterior."""
@@ -44,7 +44,7 @@ class Independence(Sampler):
             weighed, misfit[at], z[at], np.array([1.0 - accepted]), np.full(path.steps.shape, accepted), 0, 0.0,
             n_drawn / PROPOSALS,
         )  # fmt: skip
-        return State(z[at[-1:]], state.steps, state.number + 1), info
+        return State(z[at[-1:]], state.steps, state.strides, state.number + 1), info
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Mean weight of the draws of the reference, its error from their variance."""

@@ -111,7 +111,7 @@ class Job:
         start = first_start(self.task)
         cloud = self._cooled(start, LOOK, LOOKING)
         n = cloud.misfit.shape[1]
-        self.path = self.sampler.path(self.kernels, self.task, start, cloud)
+        self.path = self.sampler.path(self.kernels, self.task, self.groups, start, cloud)
         self.infos = (
             Info(cloud.energies.T, cloud.misfit[-1], cloud.clouds[-1], np.zeros(0), cloud.acceptance[None], 0, 0.0, n),
         )
@@ -130,7 +130,7 @@ class Job:
             explored = self._cooled(start, EXPLORE, EXPLORING)
             found = self._narrowed(explored, rng) or (start, explored)
         start, way = found
-        self.path = self.sampler.path(self.kernels, self.task, start, way)
+        self.path = self.sampler.path(self.kernels, self.task, self.groups, start, way)
         self.states = tuple(self.sampler.init(self.path, way, rng) for _ in self.keys)
         self.infos, self.looking = (), False
 
@@ -171,7 +171,7 @@ class Job:
 
     def _cooled(self, start: Start, size: tuple[int, int], number: int) -> Cooling:
         rng = generator(self.keys[0], number)
-        return cooled(self.kernels, self.task, start, size, self.keys[0], number, rng, spread=self.spread)
+        return cooled(self.kernels, self.task, start, size, self.keys[0], number, rng, self.groups, spread=self.spread)
 
     @property
     def cost(self) -> int:
@@ -260,7 +260,10 @@ class Job:
     def resume(self, standing: Standing) -> None:
         """Go on where another job of the same question stood."""
         self.sampler, self.states, self.infos = SAMPLERS[standing.sampler], standing.states, standing.infos
-        self.path = Path(self.kernels, self.task, standing.start, standing.betas, standing.states[0].steps)
+        state = standing.states[0]
+        self.path = Path(
+            self.kernels, self.task, standing.start, standing.betas, state.steps, state.strides, self.groups
+        )
         self.weigh()
 
 

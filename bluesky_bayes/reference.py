@@ -26,7 +26,7 @@ POINTS_PER_DIMENSION = 4
 EM_STEPS = 10
 MOST_POINTS = 1500
 ROUND, RIDGE = 1e-3, 1e-10
-IMAGINED = 0.02
+IMAGINED, IMAGINED_FOR_RIDGES = 0.02, 0.2
 NOISE_POINTS = 2001
 NEVER = -1e300
 
@@ -131,10 +131,11 @@ def _noise_start(task: Task, j: int) -> tuple[float, float]:
     z = np.linspace(-Z_MAX, Z_MAX, NOISE_POINTS)
     sigma = at_quantile(task.tables[j], z)
     log_weight = -0.5 * z * z
+    imagined = IMAGINED_FOR_RIDGES if task.linear.size else IMAGINED
     for block in np.flatnonzero(task.noise_parameter == j):
         s = sigma / task.noise_scale[block]
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            log_weight -= np.nan_to_num(IMAGINED * task.n_data[block] * (np.log(s) + 0.5 / (s * s)), nan=np.inf)
+            log_weight -= np.nan_to_num(imagined * task.n_data[block] * (np.log(s) + 0.5 / (s * s)), nan=np.inf)
     weight = np.exp(log_weight - log_weight.max())
     mean = float(np.average(z, weights=weight))
     return mean, float(np.sqrt(np.average((z - mean) ** 2, weights=weight))) + z[1] - z[0]

@@ -15,6 +15,7 @@ from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import Evidence
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.reference import Start
+from bluesky_bayes.tasks import Group
 
 SHORTEST = 100
 
@@ -70,6 +71,10 @@ class Path(NamedTuple):
         Inverse temperatures from 0 to 1.
     steps : (n_levels, n_groups) float64
         Step sizes in the whitened prior to begin with.
+    strides : (n_levels, n_free, n_free) float64
+        For steps of all shapes: lower Cholesky factor of the coordinates' covariance.
+    groups : tuple of Group
+        Exchangeable components.
     """
 
     kernels: Any
@@ -77,6 +82,8 @@ class Path(NamedTuple):
     start: Start
     betas: Array
     steps: Array
+    strides: Array
+    groups: tuple[Group, ...]
 
 
 class State(NamedTuple):
@@ -87,12 +94,14 @@ class State(NamedTuple):
     coordinates : (n_levels, n_parameters) float64
         One replica a level; none for particles, which begin anew.
     steps : (n_levels, n_groups) float64
+    strides : (n_levels, n_free, n_free) float64
     number : int
         Rounds done: each has random numbers of its own.
     """
 
     coordinates: Array
     steps: Array
+    strides: Array
     number: int
 
 
@@ -157,9 +166,9 @@ class Sampler(Protocol):
     def words(self) -> str:
         """What it draws, for a sentence that goes on with where from."""
 
-    def path(self, kernels: Any, task: Task, start: Start, cooling: Cooling) -> Path:
+    def path(self, kernels: Any, task: Task, groups: tuple[Group, ...], start: Start, cooling: Cooling) -> Path:
         """Temperatures and steps for all chains, from particles that went the same way: theirs, if nothing better."""
-        return Path(kernels, task, start, cooling.betas, cooling.steps)
+        return Path(kernels, task, start, cooling.betas, cooling.steps, cooling.strides, groups)
 
     def init(self, path: Path, cooling: Cooling, rng: np.random.Generator) -> State:
         """Where a chain begins."""

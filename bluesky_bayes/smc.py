@@ -22,7 +22,7 @@ class SequentialMonteCarlo(Sampler):
 
     def init(self, path: Path, cooling: Cooling, rng: np.random.Generator) -> State:
         """Nothing but a beginning: particles are drawn in each round."""
-        return State(np.empty((0, len(path.task.tables))), path.steps, 0)
+        return State(np.empty((0, len(path.task.tables))), path.steps, path.strides, 0)
 
     def step(self, path: Path, state: State, key: npt.NDArray[np.uint64], length: int) -> tuple[State, Info]:
         """A new cloud of about `length` particles."""
@@ -30,8 +30,9 @@ class SequentialMonteCarlo(Sampler):
         size = (max(-(-length // SWEEPS), 2), SWEEPS)
         number = STREAMS * (1 + state.number)
         found = cooled(
-            path.kernels, path.task, path.start, size, key, number, rng, path.betas.copy(), path.steps.copy()
-        )
+            path.kernels, path.task, path.start, size, key, number, rng, path.groups,
+            (path.betas.copy(), path.steps.copy(), path.strides),
+        )  # fmt: skip
         info = Info(
             found.energies.T.copy(), found.misfit[-1], found.clouds[-1], np.zeros(path.betas.size - 1),
             found.acceptance[None], 0, 0.0, found.n_drawn,

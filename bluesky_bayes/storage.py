@@ -46,7 +46,7 @@ MARK, FORMAT = "bluesky_bayes_selection", 1
 
 NOISES: dict[str, type[Noise]] = {"gaussian": Gaussian, "student-t": StudentT, "poisson": Poisson}
 POINTS = ("point",)
-START, STATE = ("weights", "means", "factors"), ("coordinates", "steps")
+START, STATE = ("weights", "means", "factors"), ("coordinates", "steps", "strides")
 INFO, COUNTS = (
     ("energies", "misfit", "samples", "rejection", "acceptance"),
     ("round_trips", "drift", "n_drawn"),
@@ -295,7 +295,7 @@ def _standing_group(standing: Standing) -> xr.Dataset:
 def _standing_of(plain: Table, arrays: Arrays) -> Standing:
     groups = tuple(Group(arrays[f"group{i}"], location) for i, location in enumerate(plain["locations"]))
     states = (
-        State(arrays["coordinates"][chain], arrays["steps"][chain], number)
+        State(arrays["coordinates"][chain], arrays["steps"][chain], arrays["strides"][chain], number)
         for chain, number in enumerate(plain["numbers"])
     )
     infos = (

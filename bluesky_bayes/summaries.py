@@ -91,12 +91,12 @@ def curves_of(kernels: Any, task: Task, z: Array) -> tuple[Array, list[Array]]:
     state, scratch = new_state(task, z), new_scratch(task)
     total = np.zeros((len(z), task.x.size))
     kernels.evaluate(task, state, scratch, total)
-    curves = state.curves.reshape(len(z), -1).astype(np.float64)
+    curves = state.curves.reshape(len(state.z), -1)[: len(z)].astype(np.float64)
     terms = []
     for term in range(task.term_block.size):
         slot = task.slot_start[term]
         j = task.slot_parameter[slot]
-        theta = state.theta[:, j] if j >= 0 else np.zeros(len(z))
+        theta = state.theta[: len(z), j] if j >= 0 else np.zeros(len(z))
         amplitude = task.slot_scale[slot] * theta * (j >= 0) + task.slot_offset[slot]
         part = curves[:, task.curve_start[term] : task.curve_start[term + 1]]
         terms.append((amplitude[:, None] * part).mean(axis=0))

@@ -151,6 +151,7 @@ def make_task(blocks: Sequence[Block], model: Model, single: bool) -> Task:
     slots = [_slot(term, k, blocks, index) for term in model.terms for k in range(len(term.slots))]
     touches = _touches(model, names)
     curves = [_curve(term, model, single) for term in model.terms]
+    tables = np.stack([table_of(model.priors[name]) for name in names]) if names else np.zeros((0, 2))
     return Task(
         block_start=block_start,
         **points,
@@ -173,7 +174,8 @@ def make_task(blocks: Sequence[Block], model: Model, single: bool) -> Task:
         touch_shape=_ints(shape for t in touches for _, shape in t),
         step_group=step_groups(model),
         **_jumps(model, blocks),
-        tables=np.stack([table_of(model.priors[name]) for name in names]) if names else np.zeros((0, 2)),
+        **_linear(model, blocks, index, tables),
+        tables=tables,
         z_max=np.array([Z_MAX]),
     )
 
@@ -308,6 +310,33 @@ def _jumps(model: Model, blocks: Sequence[Block]) -> dict[str, Array]:
     return {
         "jump_term": rows[:, 0].copy(), "jump_slot": rows[:, 1].copy(),
         "bin_start": np.stack([start for start, _ in bins]), "bin_edge": np.stack([edge for _, edge in bins]),
+    }  # fmt: skip
+
+
+def _linear(model: Model, blocks: Sequence[Block], index: dict[str, int], tables: Array) -> dict[str, Array]:
+    """Amplitudes that are carried along when shapes change.
+
+    Two and more that are nothing else than amplitudes, with Gaussian noise, of components that do not jump: where
+    curves look alike everywhere, shapes and amplitudes make up for each other.
+    """
+    shapes = {slot.parameter for term in model.terms for slot in term.slots[1:]}
+    amplitudes = {term.slots[0].parameter for term in model.terms}
+    names = [name for name in index if name in amplitudes - shapes]
+    free = [j for name, j in index.items() if name not in names]
+    gaussian = all(block.kind == GAUSSIAN for block in blocks)
+    if len(names) < 2 or not shapes & set(index) or not gaussian or _jumps(model, blocks)["jump_term"].size:
+        names, free = [], []
+    z = np.linspace(-Z_MAX, Z_MAX, tables.shape[1])
+    weight = np.exp(-0.5 * z * z)
+    weight /= weight.sum()
+    rows = tables[[index[name] for name in names]]
+    mean = rows @ weight
+    return {
+        "linear": _ints(index[name] for name in names),
+        "linear_of": _ints(names.index(p) if (p := t.slots[0].parameter) in names else -1 for t in model.terms),
+        "linear_mean": mean,
+        "linear_precision": 1.0 / ((rows - mean[:, None]) ** 2 @ weight),
+        "free": _ints(free),
     }  # fmt: skip
 
 

@@ -38,6 +38,7 @@ TERMS = 16
 BINS, JUMP_EVERY = 24, 4
 ROOT_2PI = 2.5066282746310002
 EDGE, OUTSIDE = 0.01, 10.0
+CARRIES, STRIDE = 2, 2.38
 
 
 @small
@@ -351,13 +352,22 @@ def commit_reference(reference, score, p, j, z):
     score.z[p, j] = z
 
 
-@jit
-def rebuild(task, state, p, scratch):
-    """Everything of replica `p` from its coordinates."""
+@small
+def rebuild_curves(task, state, p, scratch):
+    """Curves of replica `p` from its parameters."""
+    n_curves, none = task.curve_start[task.term_block.size], -1 - p
+    for term in range(task.term_block.size):
+        block = task.term_block[term]
+        a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
+        load_values(task, state, term, p, none, 0.0, scratch.values)
+        fill_curve(task.term_fill[term], scratch.values, task.x, a, state.curves, p * n_curves + c, b - a)
+
+
+@small
+def rebuild_energy(task, state, p, scratch):
+    """Residual and energy of replica `p` from its parameters and curves."""
     n_points, n_curves, none = task.x.size, task.curve_start[task.term_block.size], -1 - p
     residual, curves = state.residual, state.curves
-    for j in range(state.theta.shape[1]):
-        state.theta[p, j] = quantile(task, j, state.z[p, j])
     copy_points(task.y, 0, residual, p * n_points, n_points)
     for block in range(task.noise.size):
         if task.noise[block] == POISSON:
@@ -366,8 +376,6 @@ def rebuild(task, state, p, scratch):
     for term in range(task.term_block.size):
         block = task.term_block[term]
         a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
-        load_values(task, state, term, p, none, 0.0, scratch.values)
-        fill_curve(task.term_fill[term], scratch.values, task.x, a, curves, p * n_curves + c, b - a)
         amplitude = F(slot_value(task, state, task.slot_start[term], p, none, 0.0))
         r0 = p * n_points + a
         amplitude_part(task, term, amplitude, residual, r0, curves, p * n_curves + c, scratch.residual)
@@ -378,6 +386,15 @@ def rebuild(task, state, p, scratch):
         state.squares[p, block] = square
         state.parts[p, block] = block_part(task, state, block, square, residual, p * n_points + a, p, none, 0.0)
     state.energy[p] = total_energy(task, state, state.parts, p, p, none, 0.0)
+
+
+@jit
+def rebuild(task, state, p, scratch):
+    """Everything of replica `p` from its coordinates."""
+    for j in range(state.theta.shape[1]):
+        state.theta[p, j] = quantile(task, j, state.z[p, j])
+    rebuild_curves(task, state, p, scratch)
+    rebuild_energy(task, state, p, scratch)
 
 
 @small
@@ -549,8 +566,182 @@ def jump(task, state, p, k, draw, scratch):
     return z, np.log(here / there)
 
 
+@small
+def single_draws(task):
+    """Random draws of moves of one parameter."""
+    return task.tables.shape[0] + 2 * ((task.jump_term.size + JUMP_EVERY - 1) // JUMP_EVERY)
+
+
+@small
+def carry_draws(task):
+    """Random draws of a step that carries the amplitudes."""
+    return 2 + task.tables.shape[0]
+
+
 @inner
-def sweep_replica(task, reference, state, score, p, beta, steps, level, accepted, draw, sweep, scratch):
+def product(weight, w0, a, a0, b, b0, n):
+    """Weighted sum of products in float64."""
+    w, i0, j0 = U64(w0), U64(a0), U64(b0)
+    total = 0.0
+    for i in range(U64(n)):
+        total += float(weight[w + i]) * float(a[i0 + i]) * float(b[j0 + i])
+    return total
+
+
+@small
+def log_slope(task, j, z):
+    """Logarithm of a parameter's change with its coordinate."""
+    n, z_max = task.tables.shape[1], task.z_max[0]
+    unit = (n - 1) / (2.0 * z_max)
+    i = min(max(int((z + z_max) * unit), 0), n - 2)
+    return np.log(max((task.tables[j, i + 1] - task.tables[j, i]) * unit, 1e-300))
+
+
+@jit
+def fit_amplitudes(task, state, p, beta, linear, row):
+    """Normal distribution of the amplitudes of replica `p` given its shapes, at inverse temperature `beta`.
+
+    Row `row` of ``linear.factor`` gets the lower Cholesky factor of its precision, of ``linear.mean`` the mean. The
+    prior takes part as a normal distribution of its mean and variance, which keeps what data leave open within bounds.
+    """
+    n_curves, n, none = task.curve_start[task.term_block.size], task.linear.size, -1 - p
+    factor, mean, curves = linear.factor, linear.mean, state.curves
+    for j in range(n):
+        for k in range(n):
+            factor[row, j, k] = 0.0
+        factor[row, j, j] = task.linear_precision[j]
+        mean[row, j] = task.linear_precision[j] * task.linear_mean[j]
+    for term in range(task.term_block.size):
+        block, slot = task.term_block[term], task.slot_start[term]
+        a, b = task.block_start[block], task.block_start[block + 1]
+        sigma = noise_sigma(task, state, block, p, none, 0.0)
+        weight, at = beta / (sigma * sigma), p * n_curves + task.curve_start[term]
+        j, scale = task.linear_of[term], task.slot_scale[slot]
+        fixed = task.slot_offset[slot] if j >= 0 else slot_value(task, state, slot, p, none, 0.0)
+        if j >= 0:
+            mean[row, j] += weight * scale * product(task.weight, a, curves, at, task.y, a, b - a)
+        for other in range(term + 1):
+            if task.term_block[other] != block:
+                continue
+            slot = task.slot_start[other]
+            k, other_scale = task.linear_of[other], task.slot_scale[slot]
+            other_fixed = task.slot_offset[slot] if k >= 0 else slot_value(task, state, slot, p, none, 0.0)
+            if j < 0 and k < 0:
+                continue
+            there = p * n_curves + task.curve_start[other]
+            overlap = weight * product(task.weight, a, curves, at, curves, there, b - a)
+            if j >= 0:
+                mean[row, j] -= overlap * scale * other_fixed
+            if k >= 0 and other != term:
+                mean[row, k] -= overlap * other_scale * fixed
+            if j >= 0 and k >= 0:
+                factor[row, j, k] += overlap * scale * other_scale
+                if other != term:
+                    factor[row, k, j] += overlap * scale * other_scale
+    for j in range(n):
+        for k in range(j + 1):
+            for i in range(k):
+                factor[row, j, k] -= factor[row, j, i] * factor[row, k, i]
+            if k < j:
+                factor[row, j, k] /= factor[row, k, k]
+        factor[row, j, j] = np.sqrt(max(factor[row, j, j], 1e-300))
+    for j in range(n):
+        for i in range(j):
+            mean[row, j] -= factor[row, j, i] * mean[row, i]
+        mean[row, j] /= factor[row, j, j]
+    turn_back(linear, row, mean)
+
+
+@small
+def turn_back(linear, row, values):
+    """Solve for what the transposed factor turns into `values`, in place."""
+    factor, n = linear.factor, linear.mean.shape[1]
+    for i in range(n):
+        j = n - 1 - i
+        for k in range(j + 1, n):
+            values[row, j] -= factor[row, k, j] * values[row, k]
+        values[row, j] /= factor[row, j, j]
+
+
+@small
+def replace_replica(task, reference, state, score, p, q):
+    """Put replica `p` where `q` is."""
+    n_points, n_curves, n = task.x.size, task.curve_start[task.term_block.size], state.z.shape[1]
+    for j in range(n):
+        state.z[p, j], state.theta[p, j], score.z[p, j] = state.z[q, j], state.theta[q, j], state.z[q, j]
+    for block in range(task.noise.size):
+        state.squares[p, block], state.parts[p, block] = state.squares[q, block], state.parts[q, block]
+    state.energy[p] = state.energy[q]
+    copy_points(state.residual, q * n_points, state.residual, p * n_points, n_points)
+    copy_points(state.curves, q * n_curves, state.curves, p * n_curves, n_curves)
+    if reference.log_weight.size > 0:
+        copy_points(score.gradient, q * n * TERMS, score.gradient, p * n * TERMS, n * TERMS)
+        copy_points(score.terms, q * TERMS, score.terms, p * TERMS, TERMS)
+        for j in range(n):
+            score.place[p, j] = score.place[q, j]
+        score.square[p], score.value[p] = score.square[q], score.value[q]
+
+
+@jit
+def carry(task, reference, state, score, p, beta, strides, level, draw, scratch):
+    """A step of all shapes of replica `p` together that carries the amplitudes along.
+
+    Amplitudes keep their place in the normal distribution that they have given the shapes, or nearly so, while its mean
+    and width follow the shapes: the step goes along a ridge on which amplitudes and shapes make up for each other. The
+    change of width enters Metropolis' rule.
+    """
+    linear, trial, n = scratch.linear, state.z.shape[0] - 1, task.linear.size
+    size, turn = np.exp(float(scratch.log_uniforms[draw])), np.exp(float(scratch.log_uniforms[draw + 1]))
+    size = STRIDE / np.sqrt(float(task.free.size)) * (1.0 if size < 0.34 else (0.3 if size < 0.67 else 0.1))
+    turn = 0.0 if turn < 0.25 else (0.1 if turn < 0.5 else (0.3 if turn < 0.75 else 1.0))
+    log_ratio, at = 0.0, draw + 2
+    for i in range(task.free.size):
+        j, z = task.free[i], 0.0
+        for k in range(i + 1):
+            z += strides[level, i, k] * float(scratch.normals[at + k])
+        z = state.z[p, j] + size * z
+        if abs(z) > task.z_max[0]:
+            return 0.0
+        log_ratio -= 0.5 * (z * z - state.z[p, j] * state.z[p, j])
+        state.z[trial, j] = z
+        state.theta[trial, j] = quantile(task, j, z)
+    for j in range(n):
+        state.theta[trial, task.linear[j]] = state.theta[p, task.linear[j]]
+    rebuild_curves(task, state, trial, scratch)
+    fit_amplitudes(task, state, p, beta, linear, 0)
+    fit_amplitudes(task, state, trial, beta, linear, 1)
+    at += task.free.size
+    for j in range(n):
+        old = 0.0
+        for k in range(j, n):
+            old += linear.factor[0, k, j] * (state.theta[p, task.linear[k]] - linear.mean[0, k])
+        new = np.sqrt(1.0 - turn * turn) * old + turn * float(scratch.normals[at + j])
+        log_ratio += 0.5 * (new * new - old * old) + np.log(linear.factor[0, j, j] / linear.factor[1, j, j])
+        linear.place[1, j] = new
+    turn_back(linear, 1, linear.place)
+    for j in range(n):
+        i, value = task.linear[j], linear.mean[1, j] + linear.place[1, j]
+        z, old = coordinate(task, i, value), state.z[p, i]
+        if not abs(z) < task.z_max[0] - EDGE:
+            return 0.0
+        log_ratio -= 0.5 * (z * z - old * old) + log_slope(task, i, z) - log_slope(task, i, old)
+        state.z[trial, i] = z
+        state.theta[trial, i] = quantile(task, i, z)
+    rebuild_energy(task, state, trial, scratch)
+    change = 0.0
+    if reference.log_weight.size > 0:
+        for j in range(state.z.shape[1]):
+            score.z[trial, j] = state.z[trial, j]
+        refer(reference, score, trial)
+        change = score.value[trial] - score.value[p]
+    gain = log_ratio - beta * (state.energy[trial] - state.energy[p]) - (1.0 - beta) * change
+    if gain >= 0.0 or scratch.log_uniforms[at] < gain:
+        replace_replica(task, reference, state, score, p, trial)
+    return np.exp(gain) if gain < 0.0 else 1.0
+
+
+@inner
+def sweep_replica(task, reference, state, score, p, beta, steps, strides, level, accepted, draw, sweep, scratch):
     """One move of every parameter of replica `p` at inverse temperature `beta`, and jumps now and then."""
     from_prior, n_parameters = reference.log_weight.size == 0, state.z.shape[1]
     for move in range(n_parameters + task.jump_term.size):
@@ -578,6 +769,10 @@ def sweep_replica(task, reference, state, score, p, beta, steps, level, accepted
             if not from_prior:
                 commit_reference(reference, score, p, j, z)
             commit(task, state, p, j, z, value, energy, scratch)
+    if task.linear.size > 0:
+        at = draw + single_draws(task)
+        for c in range(CARRIES):
+            carry(task, reference, state, score, p, beta, strides, level, at + c * carry_draws(task), scratch)
 
 
 @inner
@@ -618,7 +813,7 @@ def count_trips(order, trips):
 @small
 def draws_of_sweep(task):
     """Random draws that one replica's sweep takes."""
-    return task.tables.shape[0] + 2 * ((task.jump_term.size + JUMP_EVERY - 1) // JUMP_EVERY)
+    return single_draws(task) + (CARRIES * carry_draws(task) if task.linear.size > 0 else 0)
 
 
 @jit
@@ -630,6 +825,7 @@ def run_ladder(
     fresh,
     betas,
     steps,
+    strides,
     group_size,
     n_adapt,
     round_,
@@ -669,7 +865,9 @@ def run_ladder(
             if level == 0 and betas[0] == 0.0:
                 renew_replica(task, reference, state, score, p, fresh, t, scratch)
             else:
-                sweep_replica(task, reference, state, score, p, betas[level], steps, level, hits, draw, t, scratch)
+                sweep_replica(
+                    task, reference, state, score, p, betas[level], steps, strides, level, hits, draw, t, scratch
+                )
             for g in range(group_size.size):
                 rate = hits[g] / group_size[g]
                 if t < n_adapt and (level > 0 or betas[0] > 0.0):
@@ -702,7 +900,7 @@ def run_ladder(
 @small
 def settle(task, reference, state, score, z, i, scratch):
     """Put the only replica of `state` to row `i` of `z`; give its number."""
-    p = state.z.shape[0] - 1
+    p = 0
     for j in range(z.shape[1]):
         state.z[p, j] = z[i, j]
         score.z[p, j] = z[i, j]
@@ -786,8 +984,8 @@ def choose(
 
 @jit
 def move_particles(
-    task, reference, state, score, beta, steps, level, parents, first, n_sweeps, before, round_, key0, key1, scratch,
-    cloud, energies, misfit,
+    task, reference, state, score, beta, steps, strides, level, parents, first, n_sweeps, before, round_, key0, key1,
+    scratch, cloud, energies, misfit,
 ):  # fmt: skip
     """Sweeps of some chosen particles; where each is after each sweep is a particle (waste-free).
 
@@ -803,7 +1001,7 @@ def move_particles(
         for t in range(n_sweeps):
             row, at = a * n_sweeps + t, (first + a) * n_sweeps + t
             fill_random(n_draws, at, round_ + level, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
-            sweep_replica(task, reference, state, score, p, beta, steps, level, scratch.hits, p, t, scratch)
+            sweep_replica(task, reference, state, score, p, beta, steps, strides, level, scratch.hits, 0, t, scratch)
             energies[row] = state.energy[p] - score.value[p]
             misfit[row] = state.energy[p]
             for j in range(state.z.shape[1]):
@@ -814,7 +1012,7 @@ def move_particles(
 def evaluate(task, state, scratch, total):
     """Models of all replicas, (n_replicas, n_points), in units of each block's scale; curves stay in `state`."""
     n_curves = task.curve_start[task.term_block.size]
-    for p in range(state.z.shape[0]):
+    for p in range(total.shape[0]):
         none = -1 - p
         rebuild(task, state, p, scratch)
         for i in range(total.shape[1]):

@@ -14,6 +14,7 @@ guard on both sides of what is written, bits do not depend on where memory happe
 GAUSSIAN, POISSON, STUDENT_T = 0, 1, 2
 TERMS = 16
 BINS = 24
+CARRIES = 2
 
 
 class Task(NamedTuple):
@@ -64,6 +65,14 @@ class Task(NamedTuple):
     bin_start : (n_blocks, BINS + 1) int64
     bin_edge : (n_blocks, BINS + 1) float64
         First point of each bin of a block, counted from the block's first, and where on x the bins meet.
+    linear : (n_linear,) int64
+        Parameters that are amplitudes and nothing else, or none where amplitudes are not carried along with shapes.
+    linear_of : (n_terms,) int64
+        Which of them is each term's amplitude, or -1.
+    linear_mean, linear_precision : (n_linear,) float64
+        Mean and inverse variance of their priors.
+    free : (n_free,) int64
+        All other parameters.
     tables : (n_parameters, n_quantiles) float64
         Prior quantiles at evenly spaced normal scores.
     z_max : (1,) float64
@@ -97,12 +106,19 @@ class Task(NamedTuple):
     jump_slot: Array
     bin_start: Array
     bin_edge: Array
+    linear: Array
+    linear_of: Array
+    linear_mean: Array
+    linear_precision: Array
+    free: Array
     tables: Array
     z_max: Array
 
 
 class State(NamedTuple):
-    """Replicas of one ladder; the coordinates are all that has to be kept, the rest follows from them.
+    """Replicas of one ladder, and a row for a step of all parameters.
+
+    The coordinates are all that has to be kept, the rest follows from them.
 
     Attributes
     ----------
@@ -131,6 +147,22 @@ class State(NamedTuple):
     energy: Array
 
 
+class Amplitudes(NamedTuple):
+    """Normal distributions of the amplitudes, before and after a step of the shapes.
+
+    Attributes
+    ----------
+    factor : (2, n_linear, n_linear) float64
+        Lower Cholesky factors of the precisions.
+    mean, place : (2, n_linear) float64
+        Means, and where in them the amplitudes stand.
+    """
+
+    factor: Array
+    mean: Array
+    place: Array
+
+
 class Scratch(NamedTuple):
     """Room for one move."""
 
@@ -143,6 +175,7 @@ class Scratch(NamedTuple):
     log_uniforms: Array
     hits: Array
     bins: Array
+    linear: Amplitudes
 
 
 class Reference(NamedTuple):
@@ -239,23 +272,24 @@ def padded(n: int, dtype: npt.DTypeLike) -> int:
 
 def new_state(task: Task, z: Array) -> State:
     """State with the given coordinates, (n_replicas, n_parameters); `engine.rebuild` fills in the rest."""
-    n, dtype = len(z), task.x.dtype
+    n, dtype = len(z) + 1, task.x.dtype
     state = State(
-        aligned(z.shape, np.float64),
-        aligned(z.shape, np.float64),
+        aligned((n, z.shape[1]), np.float64),
+        aligned((n, z.shape[1]), np.float64),
         aligned(n * int(task.curve_start[-1]), dtype),
         aligned(n * task.x.size, dtype),
         aligned((n, task.noise.size), np.float64),
         aligned((n, task.noise.size), np.float64),
         aligned(n, np.float64),
     )
-    state.z[:] = z
+    state.z[:-1] = z
     return state
 
 
 def new_scratch(task: Task, n_replicas: int = 1) -> Scratch:
     """Room for the moves of a sweep of `n_replicas`."""
-    n_draws = n_replicas * (len(task.tables) + 2 * task.jump_term.size) + 1
+    n, carried = task.linear.size, CARRIES * (2 + len(task.tables)) if task.linear.size else 0
+    n_draws = n_replicas * (len(task.tables) + 2 * task.jump_term.size + carried) + 1
     dtype = task.x.dtype
     most = int(np.max(np.diff(task.slot_start), initial=1))
     return Scratch(
@@ -268,4 +302,5 @@ def new_scratch(task: Task, n_replicas: int = 1) -> Scratch:
         aligned(n_draws, np.float32),
         aligned(len(task.tables), np.float64),
         aligned(BINS, np.float64),
+        Amplitudes(aligned((2, n, n), np.float64), aligned((2, n), np.float64), aligned((2, n), np.float64)),
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import box, nagata_2012, nagata_candidates
+from problems import box, decay, nagata_2012, nagata_candidates
 from scipy import stats
 
 from bluesky_bayes import Candidates, Component, Dataset, Gaussian, Model, Poisson, StudentT, component, select
@@ -100,14 +100,18 @@ def test_the_cosine_of_turns_agrees_with_numpy() -> None:
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """`engine` as plain Python for Gaussians on a constant."""
+    """`engine` as plain Python for Gaussians and decays on a constant."""
 
-    peak = build.curve(shape_source(gaussian), False)
+    peak, fall = (build.curve(shape_source(component), False) for component in (gaussian, decay))
 
     def fill(address: int, values: Array, x: Array, x0: int, new: Array, n0: int, n: int) -> None:
         a, b = int(x0), int(n0)
         u = x[a : a + n]
-        new[b : b + n] = np.exp(-0.5 * ((u - values[0]) / values[1]) ** 2) if address in peak else 1.0
+        new[b : b + n] = 1.0
+        if address in peak:
+            new[b : b + n] = np.exp(-0.5 * ((u - values[0]) / values[1]) ** 2)
+        if address in fall:
+            new[b : b + n] = np.exp(-u * values[0])
 
     def trial(
         address: int, values: Array, x: Array, weight: Array, x0: int, amplitude: float, residual: Array, r0: int,
@@ -124,20 +128,34 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield engine
 
 
-@pytest.mark.parametrize("noise", [Gaussian(0.1), Gaussian(), Poisson(), StudentT(0.1), StudentT()], ids=str)
-def test_compiled_sweeps_take_the_same_path_as_plain_python(plain: Any, noise: Noise) -> None:
+PATHS = [(gaussian, noise) for noise in (Gaussian(0.1), Gaussian(), Poisson(), StudentT(0.1), StudentT())]
+PATHS += [(decay, Gaussian(0.1)), (decay, Gaussian())]
+
+
+def two_of(component: Component, noise: Noise) -> tuple[Any, Task, tuple[Group, ...], tuple[Array, Array, Array]]:
+    """Kernels and task of two components on a constant, their groups, and temperatures, steps and strides."""
     x = np.linspace(-1, 1, 61)
     y = np.random.default_rng(0).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
-    kernels, tasks = compiled(Dataset(x, y, counts=True), family(gaussian, [2]), noise, single=False)
-    task, key = tasks[0], chain_key(1, "test", 0)
-    betas = np.array([0.0, 0.01, 0.3, 1.0])
-    z = np.random.default_rng(2).standard_normal((4, len(task.tables)))
-    steps = np.full((4, int(task.step_group.max()) + 1), 0.3)
-    groups = (Group(np.array([[0, 1, 2], [3, 4, 5]]), 1),)
+    priors = {"rate": stats.uniform(0, 3)} if component is decay else {}
+    candidates = family(component, [2], priors=priors)
+    kernels, (task,) = compiled(Dataset(x, y, counts=True), candidates, noise, single=False)
+    n, n_free = len(component.parameters), task.free.size
+    groups = (Group(np.array([range(n), range(n, 2 * n)]), 1),)
+    steps, strides = np.full((4, int(task.step_group.max()) + 1), 0.3), np.tile(0.2 * np.eye(n_free), (4, 1, 1))
+    return kernels, task, groups, (np.array([0.0, 0.02, 0.3, 1.0]), steps, strides)
+
+
+@pytest.mark.parametrize(("component", "noise"), PATHS, ids=[f"{c.name}, {noise}" for c, noise in PATHS])
+def test_compiled_sweeps_take_the_same_path_as_plain_python(plain: Any, component: Component, noise: Noise) -> None:
+    kernels, task, groups, (betas, steps, strides) = two_of(component, noise)
+    assert task.linear.size == (3 if component is decay else 0)
+    z, key = np.random.default_rng(2).standard_normal((4, len(task.tables))), chain_key(1, "test", 0)
     draws = np.random.default_rng(3).standard_normal((100, len(task.tables)))
     for start in (first_start(task), fitted_start(draws, groups, np.random.default_rng(4))):
         (_, fast), (_, slow) = (
-            Exchange().step(Way(module, task, start, betas, steps), State(z, steps, 0), key, 6)
+            Exchange().step(
+                Way(module, task, start, betas, steps, strides, groups), State(z, steps, strides, 0), key, 6
+            )
             for module in (kernels, plain)
         )
         np.testing.assert_allclose(fast.energies, slow.energies, rtol=1e-4)
@@ -145,16 +163,12 @@ def test_compiled_sweeps_take_the_same_path_as_plain_python(plain: Any, noise: N
         np.testing.assert_allclose(fast.acceptance, slow.acceptance, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("noise", [Gaussian(0.1), Gaussian(), Poisson(), StudentT(0.1), StudentT()], ids=str)
-def test_compiled_particles_take_the_same_path_as_plain_python(plain: Any, noise: Noise) -> None:
-    x = np.linspace(-1, 1, 61)
-    y = np.random.default_rng(0).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
-    kernels, tasks = compiled(Dataset(x, y, counts=True), family(gaussian, [2]), noise, single=False)
-    task, key, start = tasks[0], chain_key(1, "test", 0), first_start(tasks[0])
-    betas = np.array([0.0, 0.02, 0.3, 1.0])
-    steps = np.full((4, int(task.step_group.max()) + 1), 0.3)
+@pytest.mark.parametrize(("component", "noise"), PATHS, ids=[f"{c.name}, {noise}" for c, noise in PATHS])
+def test_compiled_particles_take_the_same_path_as_plain_python(plain: Any, component: Component, noise: Noise) -> None:
+    kernels, task, groups, known = two_of(component, noise)
+    start, key = first_start(task), chain_key(1, "test", 0)
     fast, slow = (
-        cooled(module, task, start, (3, 2), key, 0, np.random.default_rng(3), betas, steps)
+        cooled(module, task, start, (3, 2), key, 0, np.random.default_rng(3), groups, known)
         for module in (kernels, plain)
     )
     np.testing.assert_allclose(fast.energies, slow.energies, rtol=1e-4)

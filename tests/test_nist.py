@@ -192,7 +192,6 @@ def test_two_peaks_on_a_decay_exclude_one_peak_and_not_quite_three(data_folder: 
     assert answer(path).best.model.name == "2 peaks"
 
 
-@pytest.mark.xfail(reason="no move goes along the ridge of amplitudes and rates that explain the data alike")
 @pytest.mark.parametrize("name", ["Lanczos3", "MGH17"])
 def test_sums_of_exponentials_have_the_evidence_and_the_posterior_of_their_integrals(
     data_folder: Path, name: str

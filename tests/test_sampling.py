@@ -17,6 +17,7 @@ from problems import (
 )
 
 from bluesky_bayes import Dataset, Gaussian, Selection, jobs, select, select_iter, select_many
+from bluesky_bayes.evidence import NOTHING, evidence
 from bluesky_bayes.families import peaks
 
 KNOWN = Gaussian(0.1)
@@ -205,6 +206,14 @@ def test_the_bridges_error_notices_where_no_mixture_fits() -> None:
                 deviations.append((bridge[0] + 174.31 + NAGATA_NORMALISER) / bridge[1])
     assert min(stated[5]) > 1.5 * max(stated[3])
     assert np.sqrt(np.mean(np.square(deviations))) < 2.0
+
+
+def test_an_evidence_between_neighbours_that_do_not_overlap_is_not_sure() -> None:
+    rng = np.random.default_rng(0)
+    for apart in (300.0, 3000.0):
+        energies = [np.stack([apart + rng.standard_normal(200), rng.standard_normal(200)], axis=1) for _ in range(4)]
+        found = evidence(np.array([0.0, 1.0]), energies)
+        assert found.error > 0.5 * min(apart, NOTHING)
 
 
 def test_what_is_too_large_is_refused_in_words() -> None:
