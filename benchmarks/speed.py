@@ -99,9 +99,10 @@ def inner_loop(repeats: int) -> None:
     task = make_task(blocks_of([data], [Gaussian(0.1)], [model]), model, True)
     key, n_sweeps, exchange = chain_key(0, "speed", 0), 400, Exchange()
     rng, prior = np.random.default_rng(0), first_start(task)
-    first = cooled(engine, task, prior, (64, 16), key, 0, rng)
-    path = exchange.path(engine, task, prior, first)
-    fitted = fitted_start(first.warm, groups_of(model), rng)
+    groups = groups_of(model)
+    first = cooled(engine, task, prior, (64, 16), key, 0, rng, groups)
+    path = exchange.path(engine, task, groups, prior, first)
+    fitted = fitted_start(first.warm, groups, rng)
     state = exchange.init(path, first, rng)._replace(number=1)
 
     def sweeps(start: Start) -> Info:
