@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -169,6 +169,12 @@ class Analysis:
         answer = select(data, self.candidates, noise=self.noise, seed=self.seed, settings=self.settings)
         return replace(answer, standings=())
 
+    def prepare(self) -> None:
+        """Compile the kernels that these candidates need."""
+        from bluesky_bayes.inference import warm_up
+
+        warm_up(self.candidates)
+
     def to_table(self) -> dict[str, Any]:
         """Plain data, as in the TOML file.
 
@@ -202,7 +208,7 @@ class Analysis:
         return table
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any], folder: str | Path = "") -> Analysis:
+    def from_table(cls, table: Mapping[str, Any], folder: str | Path = "") -> Self:
         """Analysis from plain data; relative paths of own components start from `folder`.
 
         A recipe that names components of your own runs the code that holds them.
@@ -243,7 +249,7 @@ class Analysis:
         Path(path).write_text(tomli_w.dumps(self.to_table()), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | Path) -> Analysis:
+    def load(cls, path: str | Path) -> Self:
         """Read a TOML file; relative paths of own components start from its folder.
 
         Raises
@@ -270,6 +276,25 @@ class Analysis:
         if self.metadata is not None:
             content["metadata"] = self.metadata
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def load(path: str | Path) -> Analysis:
+    """Read the recipe of any analysis: one with a [library] asks for phases.
+
+    Raises
+    ------
+    ValueError
+        Names the file and what is wrong in it.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        table = {}
+    if "library" not in table:
+        return Analysis.load(path)
+    from bluesky_bayes.phases.analysis import PhaseAnalysis
+
+    return PhaseAnalysis.load(path)
 
 
 def _check_keys(part: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:

@@ -69,7 +69,7 @@ class Repeats:
         return self.decision.reason
 
 
-def decide(selections: Sequence[Selection], probability: float = 0.95, together: Selection | None = None) -> Decision:
+def decide(selections: Sequence[Any], probability: float = 0.95, together: Selection | None = None) -> Decision:
     """Put the answers for repeated measurements together.
 
     Either nothing but noise differs between them: then the evidence is that of all points together. Or each has
@@ -80,7 +80,7 @@ def decide(selections: Sequence[Selection], probability: float = 0.95, together:
     Parameters
     ----------
     selections : sequence of Selection
-        At least one, of the same candidates.
+        At least one, of the same candidates. Of answers that judge themselves, such as phases, the last counts.
     probability : float
         What the model's probability must exceed.
     together : Selection, optional
@@ -100,6 +100,8 @@ def decide(selections: Sequence[Selection], probability: float = 0.95, together:
     if not selections:
         raise ValueError("there is no answer to decide from")
     first = selections[0]
+    if not isinstance(first, Selection):
+        return _judged(selections[-1], probability)
     if any(selection.names != first.names for selection in (*selections, together or first)):
         raise ValueError("these answers are about different candidates and cannot be put together")
     log_z = np.sum([selection.log_evidence for selection in selections], axis=0)
@@ -132,6 +134,17 @@ def decide(selections: Sequence[Selection], probability: float = 0.95, together:
     if not np.all(gaps > CLEAR * np.hypot(error[best], error[others])):
         return Decision(model, chance, False, f"{what} is ahead by no more than its evidence is uncertain", lead)
     return Decision(model, chance, True, what, lead)
+
+
+def _judged(answer: Any, probability: float) -> Decision:
+    """An answer that is no choice among models, such as phases: it says itself whether it is decided."""
+    what, chance = f"{answer.model} (p = {answer.probability:.3f})", answer.probability
+    if answer.warnings:
+        return Decision(answer.model, chance, False, f"{what} is not to be trusted: {answer.warnings[0]}")
+    if not answer.decisive(probability):
+        reason = f"{what} is not decided: {answer.verdict}"
+        return Decision(answer.model, chance, False, reason, answer.log_bayes_factor)
+    return Decision(answer.model, chance, True, what, answer.log_bayes_factor)
 
 
 def joined(data: Sequence[Dataset]) -> Dataset:

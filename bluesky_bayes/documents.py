@@ -71,6 +71,21 @@ def selection_documents(
     yield run.stop()
 
 
+def result_documents(
+    raw_start: Mapping[str, Any],
+    analysis: Mapping[str, Any],
+    result: Mapping[str, Any],
+    streams: Mapping[str, Iterable[Mapping[str, Any]]],
+    origin: Origin,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Documents of a run that holds an answer of any kind: what sums it up, and rows by stream."""
+    run = _Run(raw_start, analysis, result, _readings(origin))
+    yield run.start
+    for name, rows in streams.items():
+        yield from run.stream(name, rows)
+    yield run.stop()
+
+
 def failure_documents(
     raw_start: Mapping[str, Any], analysis: Mapping[str, Any], reason: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:

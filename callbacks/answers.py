@@ -15,21 +15,19 @@ from bluesky_bayes.analysis import Analysis
 from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.runs import Document, NothingToAnalyseError, RunCollector, dataset_of, pieces_of
 from bluesky_bayes.callbacks.worker import WorkerDiedError
-from bluesky_bayes.candidates import Candidates
-from bluesky_bayes.documents import failure_documents, selection_documents
+from bluesky_bayes.documents import failure_documents
 from bluesky_bayes.selection import Selection
 
 Outcome: TypeAlias = tuple[Selection | Exception, tuple[int, ...]]
 """An answer or what kept it, and the events that hold its data."""
 
 
-def prepare(candidates: Candidates) -> None:
-    """Make the worker process ready: wide vectors, then the kernels that these candidates need."""
-    from bluesky_bayes.inference import warm_up
+def prepare(analysis: Analysis) -> None:
+    """Make the worker process ready: wide vectors, then what this analysis needs."""
     from bluesky_bayes.kernels.build import use_widest_vectors
 
     use_widest_vectors()
-    warm_up(candidates)
+    analysis.prepare()
 
 
 def answer(analysis: Analysis, collected: bytes) -> list[Outcome]:
@@ -62,8 +60,8 @@ def written_down(outcomes: list[Outcome], start: Document, analysis: dict[str, A
 def documents_of(outcome: Outcome, start: Document, analysis: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Documents of an outcome; none where there was nothing to analyse or nothing was attempted."""
     found, events = outcome
-    if isinstance(found, Selection):
-        return list(selection_documents(found, start, analysis))
+    if not isinstance(found, Exception):
+        return list(found.to_documents(start, analysis))
     if isinstance(found, NothingToAnalyseError | NotDoneError):
         return []
     noted = {**analysis, "events": list(events)} if events else analysis

@@ -109,7 +109,7 @@ class BayesCallback:
                 self._journal.close(SECONDS_TO_LISTEN)
             raise
         self._listeners = Listeners()
-        self._worker = Worker(partial(prepare, analysis.candidates), time_limit)
+        self._worker = Worker(partial(prepare, analysis), time_limit)
         self._lock = threading.RLock()
         self._runs: dict[str, _Run] = {}
         desk = Desk(self._begin, self._heard, self._ask, self._end, self._give_up)
@@ -433,7 +433,7 @@ class BayesCallback:
         outcomes: list[Outcome] = [(error, ())] if isinstance(error, Exception) else job.result()
         for outcome in outcomes:
             self._note_failure(run, outcome)
-        run.answers = tuple(found for found, _ in outcomes if isinstance(found, Selection))
+        run.answers = tuple(found for found, _ in outcomes if not isinstance(found, Exception))
         if run.answers:
             self._last = run.latest = run.answers[-1]
             settle(run.result, self._last)

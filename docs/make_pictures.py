@@ -30,6 +30,8 @@ from bluesky_bayes.families.saxs import silica
 from bluesky_bayes.families.xanes import iron_oxide
 from bluesky_bayes.families.xps import pet
 from bluesky_bayes.families.xrd import transition
+from bluesky_bayes.phases import PhaseSeries, follow
+from bluesky_bayes.phases.simulated import example_library, simulate_series
 from bluesky_bayes.planner import selection_probability
 from bluesky_bayes.plots import term_curves
 from bluesky_bayes.simulated import three_peaks
@@ -234,6 +236,15 @@ def live_window() -> Figure:
     return live.figure
 
 
+def melting() -> PhaseSeries:
+    """Answer the series of docs/phases.md, in smaller steps."""
+    mineral = {structure.name: structure for structure in example_library()}
+    kelvin = np.arange(700, 1000, 10)
+    shares = np.clip((kelvin - 760) / 150, 0, 1)
+    frames = simulate_series([[(mineral["anatase"], 1 - s), (mineral["rutile"], s)] for s in shares], seed=1)
+    return follow(frames, example_library(), at=kelvin, label="temperature (K)")
+
+
 def draw(figure: Figure, name: str) -> None:
     """Put a picture into docs/_static."""
     figure.savefig(STATIC / f"{name}.png", dpi=110)
@@ -268,3 +279,4 @@ if __name__ == "__main__":
     draw(splitting_peak().plot("center"), "xrd")
     draw(silica_figure(), "saxs")
     draw(live_window(), "live")
+    draw(melting().plot(), "phase-series")

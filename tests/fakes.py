@@ -20,7 +20,7 @@ CANDIDATES = peaks(counts=range(3))
 ROOM = [[["motor"], "primary"]]
 
 
-def unprepared(candidates: Candidates) -> None:
+def unprepared(analysis: Analysis) -> None:
     """Stand in for the preparation of the worker, which compiles."""
 
 
@@ -28,7 +28,7 @@ def nothing() -> None:
     """Stand in for what a worker does before its first job."""
 
 
-def ill_prepared(candidates: Candidates) -> None:
+def ill_prepared(analysis: Analysis) -> None:
     """Stand in for a preparation that fails."""
     raise OSError("there is no compiler")
 

@@ -57,7 +57,8 @@ def recorded(repository: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("demo",), ("analyse",), ("reprocess",), ("warmup",), ("worker",), ("watch",), ("keys",)]
+    "command",
+    [(), ("demo",), ("analyse",), ("reprocess",), ("warmup",), ("worker",), ("watch",), ("keys",), ("phases",)],
 )
 def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
@@ -243,7 +244,7 @@ def test_what_is_not_installed_is_named(quick: None, scan_file: Path, monkeypatc
 
 def test_warming_up_prepares_what_the_worker_needs_for_every_built_in_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[tuple[str, ...]] = []
-    monkeypatch.setattr(module, "prepare", lambda candidates: compiled.append(candidates.names))
+    monkeypatch.setattr(module, "prepare", lambda analysis: compiled.append(analysis.candidates.names))
     result = run("warmup")
     assert result.stdout.splitlines() == [f"{shape}: ready" for shape in PEAKS]
     assert len(compiled) == len(PEAKS)

@@ -43,13 +43,18 @@ def by_name(library: Library) -> dict[str, Structure]:
 def test_public_names_are_these() -> None:
     assert phases.__all__ == [
         "Beliefs",
+        "Follower",
         "Library",
         "Line",
         "Pattern",
         "Phase",
+        "PhaseAnalysis",
         "PhaseSelection",
+        "PhaseSeries",
+        "Presence",
         "Radiation",
         "Structure",
+        "follow",
         "read_pattern",
         "search",
     ]

@@ -12,6 +12,7 @@ from bluesky_bayes.cli.analyse import analyse
 from bluesky_bayes.cli.errors import plain_errors
 from bluesky_bayes.cli.reprocess import reprocess
 from bluesky_bayes.cli.worker import keys, watch, worker
+from bluesky_bayes.phase_command import phases
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
@@ -55,6 +56,7 @@ app.command()(reprocess)
 app.command()(worker)
 app.command()(watch)
 app.command()(keys)
+app.command()(plain_errors()(phases))
 
 
 @app.command()
@@ -63,6 +65,7 @@ def warmup() -> None:
     with plain_errors():
         from rich.console import Console
 
+        from bluesky_bayes.analysis import Analysis
         from bluesky_bayes.callbacks.bayes import prepare
         from bluesky_bayes.families import peaks
         from bluesky_bayes.shapes import PEAKS
@@ -70,5 +73,5 @@ def warmup() -> None:
         console = Console()
         for shape in PEAKS:
             with console.status(f"compiling {shape}"):
-                prepare(peaks(shape))
+                prepare(Analysis(peaks(shape)))
             console.print(f"{shape}: ready")

@@ -10,7 +10,7 @@ import typer
 
 BAD_INPUT = 2
 """Exit code when there is nothing to analyse, or the input is wrong."""
-EXTRAS = {"zmq": "zmq"}
+EXTRAS = {"zmq": "zmq", "gemmi": "phases"}
 """Which of our extras brings a package; where none is named, ``demo``."""
 
 

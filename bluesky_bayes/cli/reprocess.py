@@ -29,9 +29,9 @@ def reprocess(
     read from the environment variable TILED_API_KEY.
     """
     with plain_errors():
-        from bluesky_bayes.analysis import Analysis
+        from bluesky_bayes.analysis import load
 
-        analysis = Analysis.load(recipe)
+        analysis = load(recipe)
         with connected(tiled_uri) as client:
             _reprocess(client, analysis, raw, processed, limit)
 

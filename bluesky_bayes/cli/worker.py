@@ -69,7 +69,7 @@ def worker(
             raise ValueError("where do runs come from? Give --zmq ADDRESS, --tiled SERVER, or both")
         from rich.console import Console
 
-        from bluesky_bayes.analysis import Analysis
+        from bluesky_bayes.analysis import load
         from bluesky_bayes.callbacks import BayesCallback
         from bluesky_bayes.displays import AnswerTable
         from bluesky_bayes.remote import Follower
@@ -77,7 +77,7 @@ def worker(
         from bluesky_bayes.wire import ZmqListener
 
         logger = stack.enter_context(_logged())
-        analysis = Analysis.load(recipe)
+        analysis = load(recipe)
         source = stack.enter_context(connected(tiled)) if tiled else None
         target = stack.enter_context(connected(publish)) if publish else source
         runs = None if source is None else container(source, raw, "--raw")

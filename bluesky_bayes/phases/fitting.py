@@ -114,6 +114,8 @@ class Joint:
     starts : tuple of int
         First parameter of each phase.
     converged : bool
+    lines : tuple of Lines
+        Of the members.
     """
 
     members: tuple[int, ...]
@@ -129,6 +131,7 @@ class Joint:
     factor: Array
     starts: tuple[int, ...]
     converged: bool
+    lines: tuple[Lines, ...]
 
     @property
     def areas(self) -> Array:
@@ -173,6 +176,17 @@ class Fitter:
         x = self.even.x
         self.lines.append(single_line(two_theta, self.wavelengths[0], x[0], x[-1], HALO if halo else 0.0))
         return len(self.lines) - 1
+
+    def taken(self, joint: Joint) -> tuple[list[int], list[Term], float]:
+        """Members, terms and displacement of a fit to another pattern of the same candidates; single lines anew."""
+        known = self.n_phases
+        members = []
+        for member, lines in zip(joint.members, joint.lines, strict=True):
+            if member >= known:
+                self.lines.append(lines)
+                member = len(self.lines) - 1
+            members.append(member)
+        return members, list(joint.terms), joint.displacement
 
     def start(self, index: int, strain: float, width: float, log_amount: float) -> Term:
         """A term from a first look: isotropic strain, full width at half maximum and amount."""
@@ -326,6 +340,7 @@ class Fitter:
             factor,
             tuple(starts[:-1]),
             converged,
+            tuple(chosen),
         )
 
 

@@ -81,14 +81,9 @@ class Library:
         ValueError
             When there is no such folder, or no usable CIF file in it.
         """
-        root = Path(folder)
-        if not root.is_dir():
-            raise ValueError(f"no library: {root} is no folder; give a folder that holds .cif files")
-        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() == ".cif" and path.is_file())
-        if not paths:
-            raise ValueError(f"no library: there is no .cif file in {root}")
-        sources = [Source(path.stem, path.read_text(encoding="utf-8", errors="replace")) for path in paths]
-        return cls.from_sources(sources, radiation, d_min)
+        sources, unread = sources_in(folder)
+        found = cls.from_sources(sources, radiation, d_min)
+        return replace(found, left_out=(*unread, *found.left_out))
 
     @classmethod
     def from_amcsd(
@@ -143,6 +138,11 @@ class Library:
             reason = left_out[0] if left_out else "none was given"
             raise ValueError(f"no structure can be used of {len(texts)} files: {reason}")
         return cls(tuple(structures), rays, d_min, tuple(left_out), texts)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what it was calculated from."""
+        return digest_of(self.sources)
 
     def __len__(self) -> int:
         """Number of structures."""
@@ -202,6 +202,35 @@ class Library:
         names = {structure.name for structure in self.structures}
         wider = Library.from_sources(self.sources, radiation, min(d_min, self.d_min))
         return replace(wider, structures=tuple(one for one in wider.structures if one.name in names))
+
+
+def sources_in(folder: str | Path) -> tuple[list[Source], list[str]]:
+    """Texts of all CIF files of a folder and the folders in it, and a sentence for each that cannot be read.
+
+    Raises
+    ------
+    ValueError
+        When there is no such folder, or no CIF file in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"no library: {root} is no folder; give a folder that holds .cif files")
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() == ".cif" and path.is_file())
+    if not paths:
+        raise ValueError(f"no library: there is no .cif file in {root}")
+    sources, unread = [], []
+    for path in paths:
+        try:
+            sources.append(Source(path.stem, path.read_text(encoding="utf-8", errors="replace")))
+        except OSError as error:
+            unread.append(f"{path.stem} is left out: it cannot be read: {error.strerror}")
+    return sources, unread
+
+
+def digest_of(sources: Iterable[Source]) -> str:
+    """SHA-256 of names and texts, in any order."""
+    each = sorted(hashlib.sha256(f"{one.name}\n{one.text}".encode()).hexdigest() for one in sources)
+    return hashlib.sha256("".join(each).encode()).hexdigest()
 
 
 def _calculated(sources: tuple[Source, ...], radiation: Radiation, d_min: float) -> tuple[list[Structure], list[str]]:

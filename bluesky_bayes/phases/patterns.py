@@ -25,6 +25,8 @@ KNOT = 5.0
 """Degrees between knots of the background, where the pattern is long enough for eight."""
 PROMINENT = 0.05
 """Share of the highest peak from which peaks count as typical."""
+NOTHING = 1e6
+"""Standard deviation where nothing was measured, in the highest peak."""
 NORMAL_MEDIAN = 0.4549
 """Median of chi^2 with one degree of freedom."""
 
@@ -77,9 +79,12 @@ class Pattern:
         if error is not None:
             good &= np.isfinite(error) & (error > 0)
         order = np.flatnonzero(good)[np.argsort(x[good], kind="stable")]
-        x, y, error = x[order], y[order], None if error is None else error[order]
+        x, y, error = _at_once(x[order], y[order], None if error is None else error[order])
         if x.size < FEWEST_POINTS:
-            raise ValueError(f"{name} has {x.size} usable points; a phase search needs {FEWEST_POINTS} or more")
+            raise ValueError(
+                f"{name} has {x.size} usable points; a phase search needs {FEWEST_POINTS} or more at "
+                "different angles, with counts that are numbers and a standard deviation, if any, above zero"
+            )
         if not (x[0] > 0.0 and x[-1] < 180.0):
             raise ValueError(f"{name} has angles from {x[0]:g} to {x[-1]:g}: 2 theta is between 0 and 180 degrees")
         if not np.any(y > 0):
@@ -99,6 +104,32 @@ class Pattern:
     def d_min(self) -> float:
         """Smallest spacing in range, with a margin for cells that differ from the library's, Angstrom."""
         return 0.485 * self.radiation.wavelengths[0] / math.sin(math.radians(0.5 * float(self.two_theta[-1])))
+
+    def within(self, low: float, high: float) -> Pattern:
+        """The part between two angles, degrees.
+
+        Raises
+        ------
+        ValueError
+            When too few points are there.
+        """
+        keep = (self.two_theta >= low) & (self.two_theta <= high)
+        if keep.sum() < FEWEST_POINTS:
+            raise ValueError(
+                f"{self.name} has {keep.sum()} points between {low:g} and {high:g} degrees, and a phase search needs "
+                f"{FEWEST_POINTS} or more: it was measured from {self.two_theta[0]:g} to {self.two_theta[-1]:g}"
+            )
+        sigma = None if self.sigma is None else self.sigma[keep]
+        return Pattern(self.two_theta[keep], self.counts[keep], self.radiation, sigma, self.name)
+
+
+def _at_once(x: Array, y: Array, sigma: Array | None) -> tuple[Array, Array, Array | None]:
+    """Counts at the same angle averaged, as overlapping scans have them."""
+    places, inverse, number = np.unique(x, return_inverse=True, return_counts=True)
+    if places.size == x.size:
+        return x, y, sigma
+    spread = None if sigma is None else np.sqrt(np.bincount(inverse, sigma**2)) / number
+    return places, np.bincount(inverse, y) / number, spread
 
 
 def read_pattern(path: str | Path, radiation: str | float | Radiation | None = None) -> Pattern:
@@ -244,6 +275,8 @@ def even(pattern: Pattern) -> Even:
         ratio = float(np.median(second**2 / (6.0 * expected[4:-4]))) / NORMAL_MEDIAN
         noise = max(ratio, 1e-9) * smooth
     height = float(np.percentile(mean - background, 99.9))
+    # Where nothing was measured, as between two scans, the line drawn through says nothing.
+    noise = np.where(number > 0, noise, (NOTHING * (height + floor)) ** 2)
     return Even(grid, mean, noise, background, splines, width, max(height, 1e-9), pattern.radiation)
 
 

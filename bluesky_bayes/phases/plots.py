@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bluesky_bayes.phases.selection import PhaseSelection
+    from bluesky_bayes.phases.series import PhaseSeries
 
 WIDE = 120
 """Letters in a line of the verdict."""
@@ -68,5 +69,40 @@ def plot_phases(selection: PhaseSelection) -> Figure:
     bars.set_xlabel("p(present | data)")
     bars.tick_params(axis="y", labelsize=8)
     for axes in (main, sticks, rest, bars):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_phase_series(series: PhaseSeries) -> Figure:
+    """Draw patterns as an image, weight shares with their intervals, and probabilities, frame by frame."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.0, 6.5), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.3, 1.0))
+    image, shares = figure.add_subplot(grid[:, 0]), figure.add_subplot(grid[0, 1])
+    chances = figure.add_subplot(grid[1, 1], sharex=shares)
+    figure.suptitle(textwrap.fill(series.verdict, WIDE), fontsize=9, color=INK, ha="left", x=0.01)
+    x = series.selections[0].even.x
+    height = [np.sqrt(np.maximum(np.interp(x, s.even.x, s.even.y), 0.0)) for s in series.selections]
+    image.pcolormesh(x, series.at, np.array(height), cmap="Greys", rasterized=True)
+    image.set_xlabel("2θ (degrees)")
+    image.set_ylabel(series.label)
+    for n, phase in enumerate(series.phases):
+        color = COMPONENTS[n % len(COMPONENTS)]
+        middle, low, high = phase.weight.T
+        shares.plot(series.at, middle, color=color, label=phase.name)
+        shares.fill_between(series.at, low, high, color=color, alpha=0.25, lw=0)
+        chances.plot(series.at, phase.frames, color=color)
+        for place in (phase.appears, phase.disappears):
+            if place is not None:
+                image.axhline(series.at[place], color=color, lw=1.0, ls="--")
+                chances.axvline(series.at[place], color=color, lw=0.7, ls="--")
+    if series.phases:
+        shares.legend(fontsize=8, frameon=False)
+    shares.set_ylabel("share of the crystalline weight")
+    shares.tick_params(labelbottom=False)
+    chances.set_ylabel("p(present | all frames)")
+    chances.set_xlabel(series.label)
+    for axes in (image, shares, chances):
         axes.spines[["top", "right"]].set_visible(False)
     return figure

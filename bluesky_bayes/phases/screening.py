@@ -29,6 +29,8 @@ FAINT = 0.02
 """Share of the strongest line below which a line is not looked up."""
 AMOUNTS, FACTOR = 9, 1.8
 """Amounts tried, each so much smaller than the one before."""
+ROUNDED = 1e-9
+"""Share of a sum of weights below which it is an error of rounding."""
 CLOSER = 60
 """Looks that are worked out in full."""
 
@@ -111,7 +113,8 @@ def _filtered(fitter: Fitter, joint: Joint, widths: Array, loose: float = LOOSE)
         profile = (0.6 * LORENTZ / (1.0 + 4.0 * u**2) + 0.4 * GAUSS * np.exp(-STEEP * u**2)) / width
         found = fftconvolve(fitter.weight * joint.rest, profile, "same")
         score.append(maximum_filter1d(found, 2 * int(loose / step) + 1))
-        power.append(np.maximum(fftconvolve(fitter.weight, profile**2, "same"), 1e-300))
+        whole = fftconvolve(fitter.weight, profile**2, "same")
+        power.append(np.maximum(whole, ROUNDED * whole.max()))
     return np.array(score), np.array(power)
 
 
@@ -190,7 +193,8 @@ def closer_looks(fitter: Fitter, joint: Joint, looks: Sequence[Found], pool: Exe
     weighted = rows * fitter.weight
     shared = weighted @ joint.rows.T
     taken = np.einsum("ij,ji->i", shared, cho_solve((joint.factor, True), shared.T, check_finite=False))
-    power = np.maximum(np.einsum("ij,ij->i", weighted, rows) - taken, 1e-12)
+    alone = np.einsum("ij,ij->i", weighted, rows)
+    power = np.maximum(alone - taken, np.maximum(ROUNDED * alone, 1e-300))
     found = weighted @ joint.rest
     best: dict[int, Look] = {}
     for look, s, p in zip(chosen, found, power, strict=True):

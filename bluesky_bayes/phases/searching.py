@@ -37,10 +37,10 @@ DOUBTFUL = 30.0
 
 
 class Search:
-    """Sets of phases that were fitted to one pattern, and moves between them."""
+    """Sets of phases that were fitted to one pattern, and moves between them; `names` are those of the candidates."""
 
-    def __init__(self, fitter: Fitter, pool: Executor) -> None:
-        self.fitter, self.pool = fitter, pool
+    def __init__(self, fitter: Fitter, names: Sequence[str], pool: Executor) -> None:
+        self.fitter, self.names, self.pool = fitter, tuple(names), pool
         n = len(fitter.lines)
         share = min(fitter.beliefs.present / n, 0.5)
         self.log_odds = math.log(share / (1.0 - share)) if share < 1.0 else 0.0
@@ -107,8 +107,8 @@ class Search:
         looks = self.promising(joint, count, excluded)
         return list(self.pool.map(lambda look: self.with_one_more(joint, look), looks))
 
-    def run(self) -> Joint:
-        """Add, drop and swap until nothing gains; then settle."""
+    def run(self, start: Joint | None = None) -> Joint:
+        """Add, drop and swap until nothing gains, from nothing or from the fit of a pattern much like this one."""
         now = self.fitted((), (), 0.0)
         empty = first_looks(self.fitter, now, self.candidates, self.pool)
         promise: dict[int, float] = {}
@@ -116,6 +116,8 @@ class Search:
             promise[found.phase] = max(promise.get(found.phase, -math.inf), found.gain)
         # What explains nothing of the bare pattern explains nothing beside other phases.
         self.candidates = [index for index in self.candidates if promise[index] > 0.0]
+        if start is not None:
+            now = self.fitted(*self.fitter.taken(start), LONG)
         for _ in range(MOST_MOVES):
             then = self.moved(now)
             if then is None:

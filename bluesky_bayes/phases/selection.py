@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
 from bluesky_bayes.blas import one_blas_thread
-from bluesky_bayes.dataset import Array
+from bluesky_bayes.dataset import Array, Dataset, Origin
 from bluesky_bayes.phases.fitting import Beliefs, Fitter, Joint
 from bluesky_bayes.phases.forward import lines_of, widths_at
 from bluesky_bayes.phases.library import Library
@@ -25,6 +25,7 @@ from bluesky_bayes.phases.structures import Structure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.console import RenderableType
 
 SURE, UNSURE = 0.9, 0.1
 """Probabilities from which a phase counts as present, and below which as absent."""
@@ -129,6 +130,8 @@ class PhaseSelection:
     warnings : tuple of str
     seconds : float
     n_fits : int
+    origin : Origin
+        Run, stream and fields.
     """
 
     pattern: Pattern
@@ -143,6 +146,47 @@ class PhaseSelection:
     misfit: float
     seconds: float
     n_fits: int
+    origin: Origin = field(default_factory=Origin)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The pattern with the run that it came from."""
+        pattern = self.pattern
+        return Dataset(pattern.two_theta, pattern.counts, pattern.sigma, origin=self.origin)
+
+    @property
+    def fit(self) -> Array:
+        """Background and all phases, (n,)."""
+        return np.asarray(self.background + np.sum(list(self.curves.values()), axis=0))
+
+    @property
+    def model(self) -> str:
+        """Names of the phases that are surely there."""
+        return " + ".join(sorted(phase.structure.name for phase in self.present)) or "no phase"
+
+    @property
+    def probability(self) -> float:
+        """Of the least sure of the phases, that it is there where it is called present, and not there otherwise."""
+        sure = [phase.probability if phase.probability > 0.5 else 1.0 - phase.probability for phase in self.phases]
+        return min(sure, default=1.0)
+
+    @property
+    def log_bayes_factor(self) -> float:
+        """By which the best set of phases is ahead of the next, nats; infinite where no other is listed."""
+        return math.log(self.sets[0][1] / self.sets[1][1]) if len(self.sets) > 1 else math.inf
+
+    def decisive(self, probability: float = 0.95) -> bool:
+        """Whether every phase is present or absent with this probability, and nothing stands against the answer."""
+        decided = all(phase.status == "present" or phase.probability <= 0.5 for phase in self.phases)
+        return decided and self.probability >= probability and self.trustworthy
+
+    def to_documents(
+        self, raw_start: Mapping[str, Any] | None = None, analysis: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The answer as a Bluesky run of its own, see `bluesky_bayes.phases.documents`."""
+        from bluesky_bayes.phases.documents import phase_documents
+
+        return phase_documents(self, raw_start or {}, analysis or {})
 
     @property
     def present(self) -> tuple[Phase, ...]:
@@ -208,6 +252,17 @@ class PhaseSelection:
         """The verdict, and what stands against it."""
         return "\n".join((self.verdict, *(f"Warning: {warning}" for warning in self.warnings)))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed of the phases' files."""
+        return tuple(f"{phase.structure.name}: {note}" for phase in self.phases for note in phase.structure.notes)
+
+    def summary(self) -> RenderableType:
+        """Tables of the phases and of lines that none explains, for ``rich.print``."""
+        from bluesky_bayes.phases.tables import phases_summary
+
+        return phases_summary(self)
+
     def plot(self) -> Figure:
         """Pattern with the fit by phases, lines of each phase, residual and probabilities."""
         from bluesky_bayes.phases.plots import plot_phases
@@ -242,8 +297,14 @@ def search(
     ValueError
         When no structure has a line in the pattern's range.
     """
+    return searched(pattern, library, beliefs or Beliefs(), threads)[0]
+
+
+def searched(
+    pattern: Pattern, library: Library, beliefs: Beliefs, threads: int | None, start: Joint | None = None
+) -> tuple[PhaseSelection, Search]:
+    """The answer and the search that gave it, from nothing or from the fit of a pattern much like this one."""
     begun = time.perf_counter()
-    beliefs = beliefs or Beliefs()
     library = library.covering(pattern.radiation, pattern.d_min)
     grid = even(pattern)
     low, high = float(grid.x[0]), float(grid.x[-1])
@@ -256,10 +317,11 @@ def search(
             f"{pattern.radiation.wavelengths[0]:g} Angstrom: is that the wavelength?"
         )
     with one_blas_thread(), ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        finding = Search(Fitter(grid, [its for _, its in lines if its is not None], beliefs), pool)
-        finding.run()
+        fitter = Fitter(grid, [its for _, its in lines if its is not None], beliefs)
+        finding = Search(fitter, [structure.name for structure in structures], pool)
+        finding.run(start)
         finding.settle()
-    return _answer(pattern, library, structures, outside, finding, time.perf_counter() - begun)
+    return _answer(pattern, library, structures, outside, finding, time.perf_counter() - begun), finding
 
 
 def _answer(

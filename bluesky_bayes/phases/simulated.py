@@ -7,8 +7,10 @@ a glass is in the background: no fit can follow all of it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -57,9 +59,14 @@ def cif_text(name: str) -> str:
     return "\n".join([*lines, *(atom.strip() for atom in atoms.split(","))]) + "\n"
 
 
+def example_sources() -> list[Source]:
+    """CIF files of all examples."""
+    return [Source(name, cif_text(name)) for name in EXAMPLES]
+
+
 def example_library(radiation: str | float | Radiation = "CuKa") -> Library:
     """Sixteen minerals."""
-    return Library.from_sources([Source(name, cif_text(name)) for name in EXAMPLES], radiation)
+    return Library.from_sources(example_sources(), radiation)
 
 
 def simulate(
@@ -172,3 +179,65 @@ def _march_dollase(structure: Structure, metric: Array, axis: Array, r: float) -
         total += ((r * cosine) ** 2 + (1.0 - np.minimum(cosine, 1.0) ** 2) / r) ** -1.5
         number += 1
     return total / number
+
+
+@functools.cache
+def _pigment() -> Pattern:
+    minerals = {structure.name: structure for structure in example_library()}
+    return simulate([(minerals["rutile"], 0.6), (minerals["anatase"], 0.3), (minerals["zincite"], 0.1)], seed=7)
+
+
+def pigment(two_theta: Array) -> Array:
+    """Expected counts of a white pigment: rutile, anatase and a little zincite, at angles (n,) in degrees."""
+    pattern = _pigment()
+    return np.maximum(np.interp(two_theta, pattern.two_theta, gaussian_filter1d(pattern.counts, 0.8)), 0.0)
+
+
+def simulate_series(
+    mixtures: Sequence[Sequence[tuple[Structure, float]]],
+    seed: int = 0,
+    *,
+    radiation: str | float | Radiation = "CuKa",
+    span: tuple[float, float, float] = (15.0, 75.0, 0.02),
+    counts: float = 5000.0,
+    background: float = 150.0,
+    expansion: float = 2e-5,
+) -> list[Pattern]:
+    """Patterns of one specimen as its phases change, their grains, widths and texture the same in all.
+
+    Parameters
+    ----------
+    mixtures : sequence
+        Of each frame: structures with their weights, in any unit.
+    seed : int
+    radiation, span, background
+        As for `simulate`.
+    counts : float
+        Of the highest peak of all frames.
+    expansion : float
+        Relative growth of all cells from frame to frame, as of a specimen that is heated.
+
+    Returns
+    -------
+    list of Pattern
+    """
+    rng, rays = np.random.default_rng([seed, 0]), Radiation.of(radiation)
+    x = np.arange(span[0], span[1] + 1e-9, span[2])
+    displacement, slope = rng.uniform(-0.08, 0.08), rng.uniform(8.0, 30.0)
+    flat = background * (1.0 + np.exp(-(x - x[0]) / slope))
+    names = list(dict.fromkeys(structure.name for mixture in mixtures for structure, _ in mixture))
+    frames = []
+    for n, mixture in enumerate(mixtures):
+        grown = [(_grown(structure, n * expansion), weight) for structure, weight in mixture if weight > 0.0]
+        states = [np.random.default_rng([seed, 1 + names.index(structure.name)]) for structure, _ in grown]
+        curves = [
+            weight * _curve(structure, x, rays, displacement, 1.0, state)
+            for (structure, weight), state in zip(grown, states, strict=True)
+        ]
+        frames.append(np.sum(curves, axis=0) if curves else np.zeros(x.size))
+    scale = counts / max(float(frame.max()) for frame in frames)
+    return [Pattern(x, rng.poisson(scale * frame + flat), rays, None, f"frame {n}") for n, frame in enumerate(frames)]
+
+
+def _grown(structure: Structure, strain: float) -> Structure:
+    return replace(structure, cell=strained(structure.cell, strain * np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bluesky_bayes import simulated
-from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.analysis import Analysis, load
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.families.exafs import copper_shell
 from bluesky_bayes.families.mossbauer import example
@@ -54,6 +54,12 @@ class Technique:
         return simulated.detector(axis, self.detector, self.curve, self.noise, seed), axis
 
 
+def _pigment(two_theta: Array) -> Array:
+    from bluesky_bayes.phases.simulated import pigment
+
+    return pigment(two_theta)
+
+
 TECHNIQUES = {
     "relaxation": Technique(
         "delay", "nmr", lambda t: samarium_sulfide(t, 50.0), np.geomspace(1e-4, 10.0, 41), 0.01, "two components"
@@ -79,6 +85,9 @@ TECHNIQUES = {
         "a split reflection",
     ),
     "exafs": Technique("k", "chi", copper_shell, np.arange(3.0, 12.01, 0.05), 0.001, "a shell of copper at 2.556 Å"),
+    "phases": Technique(
+        "two_theta", "powder", _pigment, np.arange(20.0, 70.0, 0.04), None, "rutile, anatase and 10 % of zincite"
+    ),
     "linear": Technique(
         "flux", "chamber", lambda x: 0.35 * x + 0.2, np.linspace(0.0, 10.0, 41), 0.05, "an offset of 0.2"
     ),
@@ -100,4 +109,4 @@ def recipe(technique: str) -> Path:
 
 def analysis(technique: str) -> Analysis:
     """Load the recipe of a technique."""
-    return Analysis.load(recipe(technique))
+    return load(recipe(technique))

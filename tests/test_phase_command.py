@@ -1,0 +1,159 @@
+"""``bluesky-bayes phases``, and input that cannot be or is unusual: a clear sentence, and the rest goes on."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("gemmi")
+
+from bluesky_bayes.cli import app
+from bluesky_bayes.cli.errors import BAD_INPUT
+from bluesky_bayes.dataset import Array
+from bluesky_bayes.phases import Library, Pattern, search
+from bluesky_bayes.phases.library import Source
+from bluesky_bayes.phases.simulated import EXAMPLES, cif_text, example_library, simulate
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> object:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bluesky_bayes.phases.library.user_cache_path", lambda *_: folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def library(cache: Path) -> Library:
+    return example_library().only(elements=["Ti", "O", "Ca", "F", "Mg", "Al"])
+
+
+@pytest.fixture(scope="module")
+def pattern(library: Library) -> Pattern:
+    by_name = {structure.name: structure for structure in library}
+    return simulate([(by_name["rutile"], 0.5), (by_name["fluorite"], 0.3)], seed=5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cif")
+    for name in EXAMPLES:
+        (folder / f"{name}.cif").write_text(cif_text(name))
+    (folder / "torn.cif").write_text("data_torn\nloop_\n_atom_site_label\n'")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(pattern: Pattern, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("measured") / "mixture.xy"
+    rows = zip(pattern.two_theta, pattern.counts, strict=True)
+    path.write_text("\n".join(f"{angle:.3f} {counts:g}" for angle, counts in rows))
+    return path
+
+
+def run(*arguments: Any) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["phases", *map(str, arguments)], env={"COLUMNS": "80"})
+    return result.exit_code, " ".join(re.sub(r"[│┃]", " ", result.output).split())
+
+
+def test_a_pattern_is_answered_with_tables_a_verdict_and_a_picture(file: Path, folder: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "answer.png"
+    code, text = run(file, "--library", folder, "--radiation", "CuKa", "--plot", picture, "--elements", "Ti, O,Ca,F")
+    assert code == 0, text
+    assert "mixture: 10.00 to 90.00 degrees, 1.54059 Å, 3 structures" in text
+    assert "Verdict: Present: TiO2 (rutile)" in text
+    assert "Warning: 1 files of the library were not used: torn is left out" in text
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_lines_of_no_candidate_are_a_table(file: Path, folder: Path) -> None:
+    code, text = run(file, "--library", folder, "--radiation", "CuKa", "--elements", "Ti,O", "--between", "20:60")
+    assert code == 0, text
+    assert "mixture: 20.00 to 60.00 degrees" in text
+    assert "Explained by no candidate" in text
+    assert "Warning:" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "mixture.xy says no wavelength: give --radiation CuKa"),
+        (("--radiation", "UKa"), "unknown radiation 'UKa'"),
+        (("--wavelength", "15"), "between 0.05 and 5"),
+        (("--wavelength", "1.5", "--radiation", "CuKa"), "not both"),
+        (("--radiation", "CuKa", "--elements", "Xe"), "is made of Xe"),
+        (("--radiation", "CuKa", "--between", "100:120"), "has 0 points between 100 and 120 degrees"),
+        (("--radiation", "CuKa", "--between", "twenty"), "two angles in degrees such as 20:80; got 'twenty'"),
+    ],
+)
+def test_wrong_options_are_one_sentence(file: Path, folder: Path, options: tuple[str, ...], said: str) -> None:
+    code, text = run(file, "--library", folder, *options)
+    assert code == BAD_INPUT
+    assert said in text
+    assert "Traceback" not in text
+
+
+def test_missing_files_are_one_sentence(file: Path, folder: Path, tmp_path: Path) -> None:
+    for arguments, said in (
+        ((tmp_path / "absent.xy", "--library", folder), "cannot be read: No such file"),
+        ((file, "--library", tmp_path / "absent"), "is no folder; give a folder"),
+        ((file, "--library", tmp_path), "there is no .cif file in"),
+    ):
+        code, text = run(*arguments, "--radiation", "CuKa")
+        assert (code, said in text) == (BAD_INPUT, True), text
+
+
+def main_phases(x: Array, y: Array, library: Library) -> set[str]:
+    answer = search(Pattern(x, y, "CuKa"), library)
+    return {phase.structure.name for phase in answer.present if phase.share > 0.05}
+
+
+TRUE = {"rutile", "fluorite"}
+
+
+def test_counts_a_second_are_as_good_as_counts(pattern: Pattern, library: Library) -> None:
+    assert main_phases(pattern.two_theta, pattern.counts / 137.3, library) == TRUE
+
+
+def test_counts_less_a_background_may_be_negative(pattern: Pattern, library: Library) -> None:
+    counts = pattern.counts - np.percentile(pattern.counts, 50)
+    assert main_phases(pattern.two_theta, counts, library) == TRUE
+
+
+def test_angles_measured_twice_are_averaged(pattern: Pattern, library: Library) -> None:
+    x, y = (np.concatenate([one, one[1000:]]) for one in (pattern.two_theta, pattern.counts))
+    merged = Pattern(x, y, "CuKa", np.sqrt(np.maximum(y, 1.0)))
+    assert np.array_equal(merged.counts, pattern.counts)
+    assert merged.sigma is not None
+    assert merged.sigma[2000] == pytest.approx(np.sqrt(max(pattern.counts[2000], 1.0) / 2.0))
+    with pytest.raises(ValueError, match="has 1 usable points"):
+        Pattern(np.full(500, 30.0), np.arange(500.0), "CuKa")
+
+
+def test_a_gap_between_two_scans_says_nothing(pattern: Pattern, library: Library) -> None:
+    """The strongest lines of both minerals are outside; some of fluorite's are not measured."""
+    keep = (pattern.two_theta < 40.0) | (pattern.two_theta > 60.0)
+    assert main_phases(pattern.two_theta[keep], pattern.counts[keep], library) == TRUE
+
+
+def test_noise_alone_is_no_phase(library: Library) -> None:
+    x = np.arange(15.0, 75.0, 0.02)
+    assert main_phases(x, np.random.default_rng(0).poisson(100, x.size).astype(float), library) == set()
+
+
+def test_a_range_outside_the_library_is_calculated_or_a_sentence(pattern: Pattern) -> None:
+    small = Library.from_sources([Source("rutile", cif_text("rutile"))], d_min=2.0)
+    assert small.covering(pattern.radiation, pattern.d_min).d_min <= pattern.d_min
+    bare = Library(small.structures, small.radiation, small.d_min)
+    with pytest.raises(ValueError, match=r"down to spacings of 2 Angstrom; the pattern .* needs"):
+        search(pattern, bare)
+
+
+def test_disordered_sites_are_averaged_and_said_with_the_answer(pattern: Pattern) -> None:
+    text = cif_text("rutile").replace("_atom_site_fract_z", "_atom_site_fract_z\n_atom_site_occupancy")
+    text = text.replace("Ti 0 0 0", "Ti 0 0 0 0.9\nZr 0 0 0 0.1").replace("O .3053 .3053 0", "O .3053 .3053 0 1.0")
+    mixed = Library.from_sources([Source("mixed", text)])
+    assert search(pattern, mixed).notes == ("mixed: sites of partial occupancy are averaged",)
