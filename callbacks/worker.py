@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -32,6 +33,7 @@ NICENESS = 5
 """How far behind the acquisition the process stands where processor cores are short."""
 ATTEMPTS = 2
 SECONDS_TO_DIE = 5.0
+SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_PREPARE = 600.0
 BOOT = """
 import pickle, sys
@@ -204,6 +206,7 @@ def serve() -> None:
     """Answer jobs from standard input until it closes: the main loop of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _give_way()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what an analysis prints must not mix with the answers
     sys.stdin = open(os.devnull)
@@ -215,6 +218,13 @@ def serve() -> None:
         return
     except BrokenPipeError:
         os._exit(1)  # nobody is there to hear the answer
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the profile is gone, also in the midst of an analysis that hangs."""
+    while os.getppid() == parent:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
 
 
 def _give_way() -> None:

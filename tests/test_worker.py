@@ -1,5 +1,7 @@
 """The worker process may die at any stage: it is replaced, and the job done once more."""
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -109,3 +111,29 @@ def test_a_lane_lets_other_threads_in(monkeypatch: pytest.MonkeyPatch) -> None:
         lane.put(lambda: None)
     assert lane.close(SECONDS)
     assert len(rests) == 20
+
+
+PROFILE = """
+import os, time
+from bluesky_bayes.callbacks.worker import Worker
+worker = Worker(os.getpid, 3600.0)
+print(worker.submit(os.getpid, tuple).result(60.0), flush=True)
+worker.submit(time.sleep, lambda: (3600.0,))
+time.sleep(3600.0)
+"""
+
+
+def test_a_worker_whose_profile_is_killed_ends_though_its_analysis_hangs() -> None:
+    with subprocess.Popen([sys.executable, "-c", PROFILE], stdout=subprocess.PIPE, text=True) as profile:
+        assert profile.stdout is not None
+        worker = profile.stdout.readline().strip()
+        profile.kill()
+    deadline = time.monotonic() + SECONDS
+
+    def lives() -> bool:
+        found = subprocess.run(["ps", "-o", "stat=", "-p", worker], capture_output=True, text=True, check=False)
+        return found.stdout.strip()[:1] not in ("", "Z")
+
+    while lives() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not lives()
