@@ -151,6 +151,7 @@ def make_task(blocks: Sequence[Block], model: Model, single: bool) -> Task:
     slots = [_slot(term, k, blocks, index) for term in model.terms for k in range(len(term.slots))]
     touches = _touches(model, names)
     curves = [_curve(term, model, single) for term in model.terms]
+    jumps = _jumps(model, blocks)
     tables = np.stack([table_of(model.priors[name]) for name in names]) if names else np.zeros((0, 2))
     return Task(
         block_start=block_start,
@@ -173,8 +174,8 @@ def make_task(blocks: Sequence[Block], model: Model, single: bool) -> Task:
         touch_term=_ints(term for t in touches for term, _ in t),
         touch_shape=_ints(shape for t in touches for _, shape in t),
         step_group=step_groups(model),
-        **_jumps(model, blocks),
-        **_linear(model, blocks, index, tables),
+        **jumps,
+        **_linear(model, blocks, index, tables, bool(jumps["jump_term"].size)),
         tables=tables,
         z_max=np.array([Z_MAX]),
     )
@@ -313,7 +314,9 @@ def _jumps(model: Model, blocks: Sequence[Block]) -> dict[str, Array]:
     }  # fmt: skip
 
 
-def _linear(model: Model, blocks: Sequence[Block], index: dict[str, int], tables: Array) -> dict[str, Array]:
+def _linear(
+    model: Model, blocks: Sequence[Block], index: dict[str, int], tables: Array, jumps: bool
+) -> dict[str, Array]:
     """Amplitudes that are carried along when shapes change.
 
     Two and more that are nothing else than amplitudes, with Gaussian noise, of components that do not jump: where
@@ -324,7 +327,7 @@ def _linear(model: Model, blocks: Sequence[Block], index: dict[str, int], tables
     names = [name for name in index if name in amplitudes - shapes]
     free = [j for name, j in index.items() if name not in names]
     gaussian = all(block.kind == GAUSSIAN for block in blocks)
-    if len(names) < 2 or not shapes & set(index) or not gaussian or _jumps(model, blocks)["jump_term"].size:
+    if len(names) < 2 or not shapes & set(index) or not gaussian or jumps:
         names, free = [], []
     z = np.linspace(-Z_MAX, Z_MAX, tables.shape[1])
     weight = np.exp(-0.5 * z * z)

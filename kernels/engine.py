@@ -701,7 +701,7 @@ def carry(task, reference, state, score, p, beta, strides, level, draw, scratch)
             z += strides[level, i, k] * float(scratch.normals[at + k])
         z = state.z[p, j] + size * z
         if abs(z) > task.z_max[0]:
-            return 0.0
+            return
         log_ratio -= 0.5 * (z * z - state.z[p, j] * state.z[p, j])
         state.z[trial, j] = z
         state.theta[trial, j] = quantile(task, j, z)
@@ -723,7 +723,7 @@ def carry(task, reference, state, score, p, beta, strides, level, draw, scratch)
         i, value = task.linear[j], linear.mean[1, j] + linear.place[1, j]
         z, old = coordinate(task, i, value), state.z[p, i]
         if not abs(z) < task.z_max[0] - EDGE:
-            return 0.0
+            return
         log_ratio -= 0.5 * (z * z - old * old) + log_slope(task, i, z) - log_slope(task, i, old)
         state.z[trial, i] = z
         state.theta[trial, i] = quantile(task, i, z)
@@ -737,7 +737,6 @@ def carry(task, reference, state, score, p, beta, strides, level, draw, scratch)
     gain = log_ratio - beta * (state.energy[trial] - state.energy[p]) - (1.0 - beta) * change
     if gain >= 0.0 or scratch.log_uniforms[at] < gain:
         replace_replica(task, reference, state, score, p, trial)
-    return np.exp(gain) if gain < 0.0 else 1.0
 
 
 @inner
