@@ -173,7 +173,7 @@ class Analysis:
         """Compile the kernels that these candidates need."""
         from bluesky_bayes.inference import warm_up
 
-        warm_up(self.candidates)
+        warm_up(self.candidates, self.noise)
 
     def to_table(self) -> dict[str, Any]:
         """Plain data, as in the TOML file.

@@ -237,10 +237,15 @@ def refined(selection: Selection, error: float | None, budget: float | None, thr
     return last
 
 
-def warm_up(candidates: Candidates) -> None:
-    """Compile the kernels that these candidates need, or load them from the cache, by asking a tiny question."""
+def warm_up(candidates: Candidates, noise: Noise | None = None) -> None:
+    """Compile the kernels that these candidates need, or load them from the cache, by asking a tiny question.
+
+    What has an answer in closed form needs none.
+    """
     x = np.linspace(0.0, 1.0, 16)
     question = _Question.of(Dataset(x, x), candidates, Gaussian(1.0))
+    if isinstance(noise, Gaussian | None) and not question.inexact:
+        return
     job = question.jobs(Settings(chains=2), 0, EXCHANGE)[-1]
     job.prepare()
     job.take([job.step(chain, WARMING) for chain in range(2)])

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.noise import SIGMA, Noise, Poisson, StudentT
@@ -186,6 +185,8 @@ def _size(posterior: Posterior, noise: Noise, rows: npt.NDArray[np.intp]) -> Arr
 
 def _information(log_density: Array, truth: npt.NDArray[np.intp], p: Array) -> float:
     """About which model holds, nats: how much more probable readings are in their own model than in all."""
+    from scipy.special import logsumexp
+
     by_model = logsumexp(log_density, axis=2)
     own = by_model[np.arange(truth.size), truth]
     gains = own - logsumexp(by_model + np.log(p), axis=1)

@@ -370,7 +370,7 @@ class BayesCallback:
         """Forget the oldest runs beyond those that are kept."""
         done = [uid for uid, run in self._runs.items() if run.result.done() and run.published.done()]
         n_answers = sum(len(run.answers) for run in self._runs.values())
-        for uid in done[:-1] if MOST_KEPT > 1 else done:
+        for uid in done[:-1]:
             if len(self._runs) < MOST_KEPT and n_answers < MOST_ANSWERS:
                 break
             n_answers -= len(self._runs.pop(uid).answers)
@@ -490,9 +490,11 @@ class BayesCallback:
         parcels = [Parcel(lines.uid, lines) for lines in results]
         if self._journal is not None:
             self._journal.analysed(uid, results, partial(self._lighten, self._journal, parcels))
-        waiting = set(parcels)
+        self._send(publisher, run, uid, parcels)
+
+    def _send(self, publisher: Publisher, run: _Run, uid: str, parcels: list[Parcel]) -> None:
         for parcel in parcels:
-            parcel.future.add_done_callback(partial(self._written, run, uid, parcels, waiting, parcel))
+            parcel.future.add_done_callback(partial(self._written, run, uid, parcels, parcel))
         for parcel in parcels:
             publisher.submit(parcel)
 
@@ -502,11 +504,8 @@ class BayesCallback:
             if not parcel.future.done():
                 parcel.lines = journal.result_path(parcel.uid)
 
-    def _written(
-        self, run: _Run, uid: str, parcels: list[Parcel], waiting: set[Parcel], parcel: Parcel, job: Future[str]
-    ) -> None:
+    def _written(self, run: _Run, uid: str, parcels: list[Parcel], parcel: Parcel, job: Future[str]) -> None:
         """Take the outcome of a result from the publisher."""
-        waiting.discard(parcel)
         error = job.exception()
         if self._journal is not None:
             if error is None:
@@ -515,7 +514,7 @@ class BayesCallback:
                 self._journal.give_up(uid, sentence(error))
         if error is not None:
             self._note(f"the answer for {run.label} could not be written: {sentence(error)}")
-        if not waiting:
+        if all(each.future.done() for each in parcels):
             errors = [error for each in parcels if (error := each.future.exception()) is not None]
             settle(run.published, parcels[-1].uid, errors[0] if errors else None)
 
@@ -539,10 +538,7 @@ class BayesCallback:
         journal = self._with_journal()
         run = _Run(entry.label)
         parcels = [Parcel(result, journal.result_path(result)) for result in entry.results]
-        waiting = set(parcels)
-        for parcel in parcels:
-            parcel.future.add_done_callback(partial(self._written, run, entry.uid, parcels, waiting, parcel))
-            self._publisher.submit(parcel)
+        self._send(self._publisher, run, entry.uid, parcels)
         with self._lock:
             if entry.uid in self._runs:
                 self._runs[entry.uid].published = run.published

@@ -24,6 +24,18 @@ def tiled_client() -> Iterator[Any]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def no_compiling() -> Iterator[None]:
+    """Callbacks whose worker is ready at once, for answers that cost nothing."""
+    import fakes
+
+    from bluesky_bayes.callbacks import bayes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bayes, "prepare", fakes.unprepared)
+        yield
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).resolve().parent.parent

@@ -21,15 +21,10 @@ from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.runs import NothingToAnalyseError
 from bluesky_bayes.callbacks.worker import WorkerDiedError
 
+pytestmark = pytest.mark.usefixtures("no_compiling")
+
 SECONDS = 30.0
 Documents = list[tuple[str, Any]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_compiling() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "prepare", fakes.unprepared)
-        yield
 
 
 class Written:

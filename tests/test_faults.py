@@ -11,20 +11,14 @@ import fakes
 import pytest
 
 from bluesky_bayes.callbacks import BayesCallback, publish
-from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.answers import Lines
 from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.targets import RefusedError, writer
 from bluesky_bayes.documents import selection_documents
 
+pytestmark = pytest.mark.usefixtures("no_compiling")
+
 SECONDS = 90.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_compiling() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "prepare", fakes.unprepared)
-        yield
 
 
 class Front(http.server.BaseHTTPRequestHandler):

@@ -18,13 +18,14 @@ from bluesky_bayes import (
     Selection,
     Settings,
     component,
+    inference,
     jobs,
     select,
     select_many,
 )
 from bluesky_bayes.candidates import family
 from bluesky_bayes.components import capture
-from bluesky_bayes.families import peaks
+from bluesky_bayes.families import linear, peaks
 from bluesky_bayes.inference import warm_up
 from bluesky_bayes.noise import Noise, noise_for
 from bluesky_bayes.posterior import Diagnostics
@@ -452,3 +453,15 @@ def test_a_shape_parameter_without_a_prior_is_asked_for() -> None:
 
     with pytest.raises(ValueError, match=r"there is no default prior for 'skewed1.skew': give priors=\{'skew': "):
         select(GOOD, family(skewed, [1]), Gaussian(1.0))
+
+
+def test_what_has_a_closed_form_waits_for_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(single: bool) -> None:
+        raise AssertionError("kernels were asked for")
+
+    monkeypatch.setattr(inference, "kernels", never)
+    candidates = linear({"slope": "x", "offset": "1"})
+    for noise in (None, Gaussian(), Gaussian(0.1)):
+        warm_up(candidates, noise)
+    with pytest.raises(AssertionError, match="kernels were asked for"):
+        warm_up(candidates, Poisson())

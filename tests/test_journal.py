@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,13 @@ import numpy as np
 import pytest
 
 from bluesky_bayes.callbacks import BayesCallback, journal, publish
-from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.journal import Journal, JournalInUseError
 from bluesky_bayes.callbacks.runs import read_jsonl
 
+pytestmark = pytest.mark.usefixtures("no_compiling")
+
 SECONDS = 60.0
 DIGEST = "0123456789abcdef" * 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_compiling() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "prepare", fakes.unprepared)
-        yield
 
 
 class Server:

@@ -2,24 +2,18 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import fakes
 import pytest
 
 from bluesky_bayes import Selection
 from bluesky_bayes.callbacks import BayesCallback
-from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.listeners import MOST_WAITING, Listeners
 
+pytestmark = pytest.mark.usefixtures("no_compiling")
+
 SECONDS = 30.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_compiling() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "prepare", fakes.unprepared)
-        yield
 
 
 class Heard:

@@ -1,7 +1,6 @@
 """Runs are analysed while they go on: only the newest waits, and a final answer goes first."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import fakes
@@ -9,18 +8,12 @@ import pytest
 
 from bluesky_bayes import Selection
 from bluesky_bayes.callbacks import BayesCallback, intake
-from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.runs import NothingToAnalyseError
 
+pytestmark = pytest.mark.usefixtures("no_compiling")
+
 SECONDS = 60.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_compiling() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "prepare", fakes.unprepared)
-        yield
 
 
 class Heard:

@@ -29,7 +29,7 @@ from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.cli import app
 from bluesky_bayes.documents import failure_documents, selection_documents
-from bluesky_bayes.plans_remote import wait_for_published
+from bluesky_bayes.plans import wait_for_published
 from bluesky_bayes.remote import Follower, answered_runs, read_answer
 from bluesky_bayes.servers import catalogue_of_runs, connected
 

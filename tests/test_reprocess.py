@@ -6,15 +6,9 @@ from typing import Any
 import fakes
 import pytest
 
-from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.reprocess import reprocess
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_compiling() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "prepare", fakes.unprepared)
-        yield
+pytestmark = pytest.mark.usefixtures("no_compiling")
 
 
 class Unreadable:

@@ -3,6 +3,7 @@
 from bluesky_bayes.plans.counting import count_until_decisive
 from bluesky_bayes.plans.optimizing import optimize
 from bluesky_bayes.plans.placing import scan_where_models_differ
+from bluesky_bayes.plans.published import wait_for_published
 from bluesky_bayes.plans.repeating import bisect_model_change, scan_until_decisive
 from bluesky_bayes.plans.waiting import analysed, wait_for_result
 
@@ -13,5 +14,6 @@ __all__ = [
     "optimize",
     "scan_until_decisive",
     "scan_where_models_differ",
+    "wait_for_published",
     "wait_for_result",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -74,6 +75,15 @@ def wait_for_result(bayes: BayesCallback, uid: str, timeout: float = SECONDS_TO_
 
 def wait_for(future: Future[T], bayes: BayesCallback | None, timeout: float, what: str) -> MsgGenerator[T]:
     """Wait for anything that the callback promised; `what` names it in the sentence of a `TimeoutError`."""
+
+    def late() -> str:
+        return f"there is no {what} after {timeout:g} s" + ("" if bayes is None else f": {bayes.status()}")
+
+    return (yield from wait_until_done(future, timeout, late))
+
+
+def wait_until_done(future: Future[T], timeout: float, late: Callable[[], str]) -> MsgGenerator[T]:
+    """Wait for a future for so many seconds of work; ``late()`` gives the sentence of a `TimeoutError`."""
     waited = 0.0
 
     async def wait() -> None:
@@ -90,8 +100,7 @@ def wait_for(future: Future[T], bayes: BayesCallback | None, timeout: float, wha
     # After a pause the message is given up and answered with None: ask the future, not the answer.
     while not future.done():
         if waited >= timeout:
-            status = "" if bayes is None else f": {bayes.status()}"
-            raise TimeoutError(f"there is no {what} after {timeout:g} s{status}")
+            raise TimeoutError(late())
         yield from bps.checkpoint()
         yield from bps.wait_for([wait])
     return future.result()

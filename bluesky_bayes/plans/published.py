@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-import time
 from concurrent.futures import Future
 from typing import Any
 
-from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator
 
 from bluesky_bayes.analysis import Analysis
 from bluesky_bayes.answers import Answer
-from bluesky_bayes.callbacks.bayes import sentence
+from bluesky_bayes.callbacks.answers import sentence
+from bluesky_bayes.callbacks.backlog import promise
+from bluesky_bayes.plans.waiting import SECONDS_TO_WAIT, wait_until_done
 from bluesky_bayes.remote import read_answer
 
-SECONDS_TO_WAIT = 60.0
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -35,7 +33,7 @@ def wait_for_published(
     uid : str
         Of the run's start document.
     timeout : float
-        Seconds.
+        Seconds; those of a pause do not count.
     analysis : Analysis, optional
         The worker's recipe, where several publish there; by default any.
 
@@ -50,18 +48,12 @@ def wait_for_published(
         When there is none in time, with what went wrong with the server; it may still come.
     """
     question = _Question(processed, uid, "" if analysis is None else analysis.digest)
-    deadline = time.monotonic() + timeout
 
-    async def wait() -> None:
-        await asyncio.wait([asyncio.wrap_future(question.answer)], timeout=max(0.0, deadline - time.monotonic()))
+    def late() -> str:
+        return f"no answer for run {uid[:8]} was published within {timeout:g} s{question.trouble}"
 
     try:
-        # After a pause the message is given up and answered with None: ask the future, not the answer.
-        while not question.answer.done():
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"no answer for run {uid[:8]} was published within {timeout:g} s{question.trouble}")
-            yield from bps.wait_for([wait])
-        return question.answer.result()
+        return (yield from wait_until_done(question.answer, timeout, late))
     finally:
         question.ended.set()
 
@@ -71,8 +63,7 @@ class _Question:
 
     def __init__(self, processed: Any, uid: str, digest: str) -> None:
         self._asked = processed, uid, digest
-        self.answer: Future[Answer] = Future()
-        self.answer.set_running_or_notify_cancel()
+        self.answer: Future[Answer] = promise()
         self.ended = threading.Event()
         self.trouble = ""
         threading.Thread(target=self._ask, name="bluesky_bayes question", daemon=True).start()
