@@ -164,6 +164,12 @@ class Analysis:
                 "y are counts, whose variance is their number, or have a field with sigma: give one of the two"
             )
 
+    @property
+    def named(self) -> tuple[str | None, ...]:
+        """Fields of its stream that are named for themselves, not for a level; None for what is left out."""
+        mask = self.preparation.mask
+        return self.x, self.y, self.sigma, self.exposure, self.i0, mask.field if mask else None
+
     def __call__(self, data: Dataset) -> Selection:
         """Answer the question for one data set; the answer carries no chains, so that many of them stay small."""
         answer = select(data, self.candidates, noise=self.noise, seed=self.seed, settings=self.settings)

@@ -78,6 +78,11 @@ class Level:
         if self.scale == 0:
             raise ValueError("scale of a level is 0: leave the level out")
 
+    @property
+    def sigma_field(self) -> str | None:
+        """Field that holds its standard deviation."""
+        return self.sigma if isinstance(self.sigma, str) else None
+
 
 @dataclass(frozen=True)
 class Image:

@@ -289,10 +289,7 @@ class _Asked:
         self.image = analysis.preparation.image
         self._streams = {analysis.stream, BASELINE} | {level.stream for level in levels if level.stream}
         if analysis.y is not None:
-            mask = analysis.preparation.mask
-            own = {analysis.x, analysis.y, analysis.sigma, analysis.exposure, analysis.i0, mask.field if mask else None}
-            sigmas = {level.sigma for level in levels if isinstance(level.sigma, str)}
-            self._arrays = own | {level.field for level in levels} | sigmas
+            self._arrays = {name for level in levels for name in (level.field, level.sigma_field)}.union(analysis.named)
 
     def __contains__(self, stream: str) -> bool:
         return self._streams is None or stream in self._streams

@@ -149,17 +149,15 @@ def _pieces(run: CollectedRun, analysis: Analysis) -> list[Piece]:
     stream = _stream(run, analysis.stream)
     y = analysis.y or _measured(run, analysis)
     scanned = [fields[0] for fields in _scanned_fields(run, stream) if fields]
-    mask = analysis.preparation.mask
     levels = analysis.preparation.levels.values()
     own = [level for level in levels if level.stream in (None, stream)]
-    needed = [analysis.x, y, analysis.sigma, analysis.exposure, analysis.i0, mask.field if mask else None]
-    needed += [level.field for level in own] + [level.sigma for level in own if isinstance(level.sigma, str)]
+    needed = [analysis.x, y, *analysis.named, *(level.field for level in own), *(level.sigma_field for level in own)]
     run = with_files(run, stream, [*needed, *([] if analysis.x else scanned)], analysis)
     beside: dict[str, list[str | None]] = {}
     for level in levels:
         if level.stream not in (None, stream):
             names = beside.setdefault(_stream(run, str(level.stream)), [])
-            names += [level.field or y, level.sigma if isinstance(level.sigma, str) else None]
+            names += [level.field or y, level.sigma_field]
     for other, names in beside.items():
         run = with_files(run, other, names, analysis)
     taking = _Taking(run, analysis, stream, y)
@@ -287,8 +285,7 @@ class _Taking:
                 f"the {name} {level.field!r} has one value for each event, so that nothing scatters: give its "
                 "sigma, or noise = 'counts'"
             )
-        field = level.field or self.y
-        own = level.sigma if isinstance(level.sigma, str) else None
+        field, own = level.field or self.y, level.sigma_field
         if channels:
             common = field not in self.run.patterns[self.stream]
             values = np.array([self._beside(field, row, n) for row in rows.tolist()])
@@ -301,8 +298,7 @@ class _Taking:
 
     def _level_before(self, name: str, level: Level, n: int, channels: bool) -> Quantity:
         """A level that is the mean of another stream."""
-        stream, field = str(level.stream), level.field or self.y
-        own = level.sigma if isinstance(level.sigma, str) else None
+        stream, field, own = str(level.stream), level.field or self.y, level.sigma_field
         common = field not in self.run.patterns[stream]
         if not common and not channels:
             raise NothingToAnalyseError(
