@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,18 +106,12 @@ def with_files(run: CollectedRun, stream: str, names: Sequence[str | None], anal
             raise NothingToAnalyseError(f"{name!r} of {run.label} is one number an event, and its file holds arrays")
         columns[name] = np.concatenate(read)
     settings_of = [run.settings_of[stream][row] for row in rows] or [run.settings[stream]] * seq_nums.size
-    return CollectedRun(
-        run.start,
-        run.stop,
-        {**run.streams, stream: columns},
-        {**run.patterns, stream: patterns},
-        run.settings,
-        {**run.settings_of, stream: settings_of},
-        run.data_keys,
-        run.setting_keys,
-        run.hints,
-        {**run.seq_nums, stream: seq_nums},
-        run.outside,
+    return replace(
+        run,
+        streams={**run.streams, stream: columns},
+        patterns={**run.patterns, stream: patterns},
+        settings_of={**run.settings_of, stream: settings_of},
+        seq_nums={**run.seq_nums, stream: seq_nums},
     )
 
 
