@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +32,6 @@ from event_model import compose_run
 
 from bluesky_bayes import Analysis, Poisson
 from bluesky_bayes.callbacks import BayesCallback, files
-from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.runs import pieces_of
 from bluesky_bayes.families import peaks
 from bluesky_bayes.preparation import Image, Level, Mask, Preparation, Rebin
@@ -344,7 +342,7 @@ class Judge:
 
     def close(self, timeout: float = 0.0) -> None:
         """End the callback."""
-        self._callback.close(timeout) if self._callback._worker is self else None  # noqa: SLF001
+        self._callback.close(timeout)
 
 
 def _where(error: BaseException) -> str:
@@ -361,20 +359,20 @@ def judged(n: int, seed: int, seeds: list[Stream]) -> Judge:
     for name in ("area_detector_handlers.handlers", "ophyd.sim"):  # slow once, and not to be blamed on a stream
         with suppress(ImportError):
             import_module(name)
-    prepare, patience = module.prepare, files.SECONDS_TO_APPEAR
+    patience = files.SECONDS_TO_APPEAR
     files.SECONDS_TO_APPEAR = 0.0
     folder = TemporaryDirectory()
     PLACES[:] = _real_files(Path(folder.name))
     try:
         judge = Judge()
         for stream, analysis in streams(n, seed, seeds):
-            judge.hear(stream, replace(analysis))
+            judge.hear(stream, analysis)
             if len(judge.failures) > 20:
                 break
         judge.close()
     finally:
         folder.cleanup()
-        files.SECONDS_TO_APPEAR, module.prepare = patience, prepare
+        files.SECONDS_TO_APPEAR = patience
         logging.getLogger("bluesky_bayes").setLevel(logging.NOTSET)
     return judge
 

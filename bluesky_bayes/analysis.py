@@ -16,7 +16,7 @@ from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Dataset
 from bluesky_bayes.inference import select
 from bluesky_bayes.noise import Gaussian, Noise, Poisson, StudentT
-from bluesky_bayes.preparation import Preparation
+from bluesky_bayes.preparation import Preparation, check_entries
 from bluesky_bayes.priors import from_table, to_table
 from bluesky_bayes.recipes import candidates_of
 from bluesky_bayes.sampler import Settings
@@ -164,6 +164,12 @@ class Analysis:
                 "y are counts, whose variance is their number, or have a field with sigma: give one of the two"
             )
 
+    @property
+    def named(self) -> tuple[str | None, ...]:
+        """Fields of its stream that are named for themselves, not for a level; None for what is left out."""
+        mask = self.preparation.mask
+        return self.x, self.y, self.sigma, self.exposure, self.i0, mask.field if mask else None
+
     def __call__(self, data: Dataset) -> Selection:
         """Answer the question for one data set; the answer carries no chains, so that many of them stay small."""
         answer = select(data, self.candidates, noise=self.noise, seed=self.seed, settings=self.settings)
@@ -227,9 +233,9 @@ class Analysis:
                 "recipe has no [candidates]; for example family = 'peaks', shape = 'gaussian', counts = [0, 1, 2]"
             )
         data, sampling = dict(table.get("data", {})), dict(table.get("sampling", {}))
-        _check_keys("data", data, ("x", "y", "stream", "sigma", "exposure", "i0", "subtract", "patterns", "metadata"))
-        _check_keys("files", table.get("files", {}), tuple(f.name for f in fields(Files)))
-        _check_keys("sampling", sampling, ("seed", *(f.name for f in fields(Settings))))
+        check_entries("data", data, ("x", "y", "stream", "sigma", "exposure", "i0", "subtract", "patterns", "metadata"))
+        check_entries("files", table.get("files", {}), [f.name for f in fields(Files)])
+        check_entries("sampling", sampling, ("seed", *(f.name for f in fields(Settings))))
         seed = int(sampling.pop("seed", 0))
         noise = _noise_from(table["noise"]) if "noise" in table else None
         data["preparation"] = Preparation.from_table(table.get("preparation", {}))
@@ -297,12 +303,6 @@ def load(path: str | Path) -> Analysis:
     return PhaseAnalysis.load(path)
 
 
-def _check_keys(part: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    unknown = sorted(set(table) - set(known))
-    if unknown:
-        raise ValueError(f"recipe [{part}] has an unknown entry {unknown[0]!r}; it may have {', '.join(known)}")
-
-
 _NOISES: dict[str, type[Noise]] = {"gaussian": Gaussian, "student-t": StudentT, "poisson": Poisson}
 
 
@@ -321,7 +321,7 @@ def _noise_from(table: Mapping[str, Any]) -> Noise:
     kind = options.pop("kind", None)
     if kind not in _NOISES:
         raise ValueError(f"recipe [noise] kind must be one of {', '.join(map(repr, _NOISES))}; got {kind!r}")
-    _check_keys("noise", options, tuple(f.name for f in fields(_NOISES[kind])))
+    check_entries("noise", options, [f.name for f in fields(_NOISES[kind])])
     if "prior" in options:
         options["prior"] = from_table("noise_sigma", options["prior"])
     return _NOISES[kind](**options)

@@ -5,8 +5,8 @@ Numbers in, numbers out: what the fields are called and where they come from is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -77,6 +77,11 @@ class Level:
         object.__setattr__(self, "scale", _number(self.scale, "scale of a level"))
         if self.scale == 0:
             raise ValueError("scale of a level is 0: leave the level out")
+
+    @property
+    def sigma_field(self) -> str | None:
+        """Field that holds its standard deviation."""
+        return self.sigma if isinstance(self.sigma, str) else None
 
 
 @dataclass(frozen=True)
@@ -482,7 +487,6 @@ def _subtracted(points: Points, subtract: float) -> Points:
 def _normalised(points: Points, names: Mapping[str, str], counts: bool = False) -> Points:
     """Less dark and background, over the monitor or the logarithm of i0 over it, with the noise of all of them."""
     y = points.y
-    each = points.beside.get("points")
     variance: Array | None = None if points.sigma is None else points.sigma**2
     notes = []
     if counts:
@@ -512,8 +516,8 @@ def _normalised(points: Points, names: Mapping[str, str], counts: bool = False) 
         _check_intensities(points, y, names)
         variance = None if variance is None else variance / y**2 + (1.0 / points.i0 if counts else 0.0)
         y = np.log(points.i0 / y)
-    elif counts and (points.exposure is not None or each is not None):
-        time = points.exposure if points.exposure is not None else np.asarray(each.values if each else 1.0)
+    elif counts:
+        time = points.beside["points"].values if points.exposure is None else points.exposure
         y, variance = y / time, None if variance is None else variance / time**2
     sigma = None if variance is None else np.sqrt(variance)
     exposure = None if counts else points.exposure
@@ -566,7 +570,7 @@ def _check_monitor(values: Array) -> None:
         )
 
 
-def _merged(points: Points, preparation: Preparation, merge: Any) -> Points:
+def _merged(points: Points, preparation: Preparation, merge: Callable[[Points, Groups], Points]) -> Points:
     """Points of the same x made one, then neighbours."""
     if not preparation.repeats and preparation.rebin is None:
         return points
@@ -675,12 +679,7 @@ def _text(part: Any, *names: str) -> None:
 
 
 def _table(part: Any) -> dict[str, Any]:
-    return {name: _plain(value) for name, value, default in _given(part) if value != default}
-
-
-def _given(part: Any) -> Iterator[tuple[str, Any, Any]]:
-    for entry in fields(part):
-        yield entry.name, getattr(part, entry.name), None if entry.default is MISSING else entry.default
+    return {f.name: _plain(value) for f in fields(part) if (value := getattr(part, f.name)) != f.default}
 
 
 def _plain(value: Any) -> Any:
@@ -689,13 +688,16 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
+def check_entries(part: str, table: Iterable[str], known: Sequence[str]) -> None:
+    """Raise ValueError where a part of a recipe has an entry that is not known."""
+    if unknown := sorted(set(table) - set(known)):
+        raise ValueError(f"recipe [{part}] has an unknown entry {unknown[0]!r}; it may have {', '.join(known)}")
+
+
 def _from_table(kind: type, table: Any, where: str) -> Any:
     if not isinstance(table, Mapping):
         raise ValueError(f"recipe [{where}] must be a table; got {table!r}")
-    known: Sequence[str] = [entry.name for entry in fields(kind)]
-    unknown = sorted(set(table) - set(known))
-    if unknown:
-        raise ValueError(f"recipe [{where}] has an unknown entry {unknown[0]!r}; it may have {', '.join(known)}")
+    check_entries(where, table, [entry.name for entry in fields(kind)])
     try:
         return kind(**table)
     except ValueError as error:

@@ -247,12 +247,12 @@ class RunCollector:
         for stream, span in self._spans.values():
             spans.setdefault(stream, []).append(span)
         rows = {stream: _rows(parts) for stream, parts in tables.items()}
-        ids = {s: _joined(parts, "ids", rows[s], np.zeros(0)) for s, parts in tables.items()}
+        ids = {stream: _joined(parts, "ids", rows[stream]) for stream, parts in tables.items()}
         return CollectedRun(
             self.start_document,
             self.stop_document,
             {stream: _columns(parts, rows[stream]) for stream, parts in tables.items()},
-            {s: _joined(parts, "patterns", rows[s], np.zeros(0)) for s, parts in tables.items()},
+            {stream: _joined(parts, "patterns", rows[stream]) for stream, parts in tables.items()},
             {stream: _union([table.settings for table in parts]) for stream, parts in tables.items()},
             {stream: _settings_of(parts, rows[stream]) for stream, parts in tables.items()},
             {stream: _union([table.data_keys for table in parts]) for stream, parts in tables.items()},
@@ -289,10 +289,7 @@ class _Asked:
         self.image = analysis.preparation.image
         self._streams = {analysis.stream, BASELINE} | {level.stream for level in levels if level.stream}
         if analysis.y is not None:
-            mask = analysis.preparation.mask
-            own = {analysis.x, analysis.y, analysis.sigma, analysis.exposure, analysis.i0, mask.field if mask else None}
-            sigmas = {level.sigma for level in levels if isinstance(level.sigma, str)}
-            self._arrays = own | {level.field for level in levels} | sigmas
+            self._arrays = {name for level in levels for name in (level.field, level.sigma_field)}.union(analysis.named)
 
     def __contains__(self, stream: str) -> bool:
         return self._streams is None or stream in self._streams
@@ -342,10 +339,7 @@ class _Table:
         return pattern_of(value, image)
 
     def _id(self, name: str, value: Any) -> str | Array:
-        if isinstance(value, str):
-            return value
-        image = self._image if is_image(self.data_keys[name]) else None
-        return np.zeros(0) if value is None else pattern_of(value, image)
+        return value if isinstance(value, str) else self._pattern(name, value)
 
     def clear(self) -> None:
         """Forget the numbers."""
@@ -423,8 +417,9 @@ def _column(table: _Table, name: str) -> Array:
     return np.full(len(table.seq_num), np.nan)
 
 
-def _joined(tables: list[_Table], part: str, rows: npt.NDArray[np.intp], none: Any) -> dict[str, list[Any]]:
-    """Lists, one entry an event, of all tables in order."""
+def _joined(tables: list[_Table], part: str, rows: npt.NDArray[np.intp]) -> dict[str, list[Any]]:
+    """Lists, one entry an event, of all tables in order; an empty array where a table has none."""
+    none = np.zeros(0)
     parts: list[dict[str, list[Any]]] = [getattr(table, part) for table in tables]
     joined = {
         name: list(

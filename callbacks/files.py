@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +32,7 @@ from bluesky_bayes.callbacks.collector import (
     shape_of,
 )
 from bluesky_bayes.dataset import Array
+from bluesky_bayes.preparation import Image
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ def with_files(run: CollectedRun, stream: str, names: Sequence[str | None], anal
     if not outside:
         return run
     deadline = time.monotonic() + SECONDS_TO_APPEAR
-    sources = {name: _source(run, stream, name, analysis, deadline) for name in outside}
+    sources = {name: _source(_Field(run, stream, name, analysis, deadline)) for name in outside}
     seq_nums = run.seq_nums[stream]
     if not seq_nums.size:
         seq_nums = np.unique(np.concatenate([source.seq_nums for source in sources.values()]))
@@ -106,19 +107,39 @@ def with_files(run: CollectedRun, stream: str, names: Sequence[str | None], anal
             raise NothingToAnalyseError(f"{name!r} of {run.label} is one number an event, and its file holds arrays")
         columns[name] = np.concatenate(read)
     settings_of = [run.settings_of[stream][row] for row in rows] or [run.settings[stream]] * seq_nums.size
-    return CollectedRun(
-        run.start,
-        run.stop,
-        {**run.streams, stream: columns},
-        {**run.patterns, stream: patterns},
-        run.settings,
-        {**run.settings_of, stream: settings_of},
-        run.data_keys,
-        run.setting_keys,
-        run.hints,
-        {**run.seq_nums, stream: seq_nums},
-        run.outside,
+    return replace(
+        run,
+        streams={**run.streams, stream: columns},
+        patterns={**run.patterns, stream: patterns},
+        settings_of={**run.settings_of, stream: settings_of},
+        seq_nums={**run.seq_nums, stream: seq_nums},
     )
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A field of a stream that lies in files, and until when these are waited for."""
+
+    run: CollectedRun
+    stream: str
+    name: str
+    analysis: Analysis
+    deadline: float
+
+    @property
+    def key(self) -> Mapping[str, Any]:
+        """Its description."""
+        return self.run.data_keys[self.stream][self.name]
+
+    @property
+    def what(self) -> str:
+        """How people name it in a sentence."""
+        return f"{self.name!r} of {self.run.label}"
+
+    @property
+    def image(self) -> Image | None:
+        """How it becomes a pattern, where it is an image."""
+        return self.analysis.preparation.image if is_image(self.key) else None
 
 
 @dataclass(frozen=True)
@@ -129,42 +150,39 @@ class _Source:
     read: Callable[[npt.NDArray[np.int64]], Iterator[Array]]
 
 
-def _source(run: CollectedRun, stream: str, name: str, analysis: Analysis, deadline: float) -> _Source:
-    key = run.data_keys[stream][name]
-    if is_image(key) and analysis.preparation.image is None:
+def _source(field: _Field) -> _Source:
+    if is_image(field.key) and field.image is None:
         raise NothingToAnalyseError(
-            f"{name!r} of {run.label} is an image of shape ({listed(shape_of(key))}) and a pattern has one "
+            f"{field.what} is an image of shape ({listed(shape_of(field.key))}) and a pattern has one "
             "dimension: say how it becomes one, Preparation(image=Image(rows=..., columns=..., sum='rows'))"
         )
-    if str(key["external"]).startswith("STREAM:"):
-        return _stream_source(run, stream, name, analysis, deadline)
-    return _datum_source(run, stream, name, analysis, deadline)
+    return _stream_source(field) if str(field.key["external"]).startswith("STREAM:") else _datum_source(field)
 
 
-def _stream_source(run: CollectedRun, stream: str, name: str, analysis: Analysis, deadline: float) -> _Source:
+def _stream_source(field: _Field) -> _Source:
     """Rows of stream resources, which the stream datums give."""
-    resources = {uid: doc for uid, doc in run.outside.resources.items() if doc.get("data_key") == name}
-    spans = [span for span in run.outside.spans.get(stream, ()) if span.resource in resources]
+    outside = field.run.outside
+    resources = {uid: doc for uid, doc in outside.resources.items() if doc.get("data_key") == field.name}
+    spans = [span for span in outside.spans.get(field.stream, ()) if span.resource in resources]
     if not spans:
         raise NothingToAnalyseError(
-            f"{name!r} of {run.label} lies in a file that the documents never name: no stream_datum of it came"
+            f"{field.what} lies in a file that the documents never name: no stream_datum of it came"
         )
     rows: dict[int, tuple[str, int]] = {}
     for span in _counted_on(spans, list(resources)):
         n = span.stop - span.start
         if n < 0 or span.seq_stop - span.seq_start != n or span.start < 0:
             raise NothingToAnalyseError(
-                f"a stream_datum of {name!r} of {run.label} gives rows {span.start} to {span.stop} to events "
+                f"a stream_datum of {field.what} gives rows {span.start} to {span.stop} to events "
                 f"{span.seq_start} to {span.seq_stop}, which is no row for each event"
             )
         if len(rows) + n > MOST_NUMBERS:
-            raise NothingToAnalyseError(f"{name!r} of {run.label} has more than {MOST_NUMBERS} rows in files")
+            raise NothingToAnalyseError(f"{field.what} has more than {MOST_NUMBERS} rows in files")
         rows.update((span.seq_start + i, (span.resource, span.start + i)) for i in range(n))
 
     def read(seq_nums: npt.NDArray[np.int64]) -> Iterator[Array]:
         wanted = [rows[int(seq_num)] for seq_num in seq_nums]
-        reader = _Rows(run, stream, name, analysis, deadline)
-        yield from _else_tiled(reader.read(wanted, resources), run, stream, name, analysis, seq_nums)
+        yield from _else_tiled(_Rows(field).read(wanted, resources), field, seq_nums)
 
     return _Source(np.array(sorted(rows), dtype=np.int64), read)
 
@@ -189,11 +207,9 @@ def _counted_on(spans: Sequence[Span], resources: list[str]) -> Iterator[Span]:
 class _Rows:
     """Rows of a field from HDF5 or TIFF files."""
 
-    def __init__(self, run: CollectedRun, stream: str, name: str, analysis: Analysis, deadline: float) -> None:
-        self._what = f"{name!r} of {run.label}"
-        self._key = run.data_keys[stream][name]
-        self._image = analysis.preparation.image if is_image(self._key) else None
-        self._files, self._deadline = analysis.files, deadline
+    def __init__(self, field: _Field) -> None:
+        self._what, self._key, self._image = field.what, field.key, field.image
+        self._files, self._deadline = field.analysis.files, field.deadline
 
     def read(self, rows: Sequence[tuple[str, int]], resources: Mapping[str, Document]) -> Iterator[Array]:
         """Values, one array a row, a file opened once where its rows follow each other."""
@@ -425,23 +441,23 @@ def file_name(parameters: Mapping[str, Any], number: int, what: str) -> str:
     return made
 
 
-def _datum_source(run: CollectedRun, stream: str, name: str, analysis: Analysis, deadline: float) -> _Source:
+def _datum_source(field: _Field) -> _Source:
     """Legacy resources and datums, by the event model's own filler and its handlers."""
-    ids = dict(zip(run.seq_nums[stream].tolist(), run.outside.ids.get(stream, {}).get(name, ()), strict=False))
+    run, name, files, what = field.run, field.name, field.analysis.files, field.what
+    values = run.outside.ids.get(field.stream, {}).get(name, ())
+    ids = dict(zip(run.seq_nums[field.stream].tolist(), values, strict=False))
 
     def read(seq_nums: npt.NDArray[np.int64]) -> Iterator[Array]:
         from event_model import Filler
 
-        what = f"{name!r} of {run.label}"
         specs = {str(doc.get("spec")) for doc in run.outside.resources.values() if "spec" in doc}
-        image = analysis.preparation.image if is_image(run.data_keys[stream][name]) else None
         roots = {str(doc.get("root", "")) for doc in run.outside.resources.values()}
-        mapped = {root: there for root in roots if (there := mapped_path(root, analysis.files)) is not None}
-        handlers = {spec: handler for spec in specs if (handler := _handler(spec, analysis.files, what)) is not None}
+        mapped = {root: there for root in roots if (there := mapped_path(root, files)) is not None}
+        handlers = {spec: handler for spec in specs if (handler := _handler(spec, files, what)) is not None}
         needed = {datum for seq_num in seq_nums if isinstance(datum := ids[int(seq_num)], str)}
         known = {datum: run.outside.datums[datum] for datum in needed if datum in run.outside.datums}
-        with Filler(handlers, root_map=mapped, inplace=True, retry_intervals=_intervals(deadline)) as filler:
-            filler("descriptor", {"uid": "", "data_keys": {name: dict(run.data_keys[stream][name])}})
+        with Filler(handlers, root_map=mapped, inplace=True, retry_intervals=_intervals(field.deadline)) as filler:
+            filler("descriptor", {"uid": "", "data_keys": {name: dict(field.key)}})
             for resource in run.outside.resources.values():
                 if "spec" in resource:
                     filler("resource", {"resource_kwargs": {}, **resource})
@@ -451,11 +467,11 @@ def _datum_source(run: CollectedRun, stream: str, name: str, analysis: Analysis,
                 value = ids[int(seq_num)]
                 if isinstance(value, str):
                     _check_datum(run, value, what, handlers)
-                    value = _filled(filler, name, value, what, image, shape_of(run.data_keys[stream][name]))
+                    value = _filled(filler, field, value)
                 yield value
 
     def read_or_ask(seq_nums: npt.NDArray[np.int64]) -> Iterator[Array]:
-        return _else_tiled(read(seq_nums), run, stream, name, analysis, seq_nums)
+        return _else_tiled(read(seq_nums), field, seq_nums)
 
     there = [seq_num for seq_num, value in ids.items() if isinstance(value, str) or value.size]
     return _Source(np.array(there, dtype=np.int64), read_or_ask)
@@ -478,8 +494,9 @@ def _check_datum(run: CollectedRun, datum_id: str, what: str, handlers: Mapping[
         )
 
 
-def _filled(filler: Any, name: str, datum: str, what: str, image: Any, declared: tuple[Any, ...]) -> Array:
+def _filled(filler: Any, field: _Field, datum: str) -> Array:
     """One event's array by the filler."""
+    name, what = field.name, field.what
     event = {"uid": "", "descriptor": "", "data": {name: datum}, "filled": {name: False}, "timestamps": {}}
     try:
         values = filler.fill_event(event)["data"][name]
@@ -493,7 +510,7 @@ def _filled(filler: Any, name: str, datum: str, what: str, image: Any, declared:
             "Analysis(files=Files(root_map={...})), or name a Tiled container of the raw runs, Files(tiled=...)"
         ) from error
     _check_size(numbers, f"the file with {what}")
-    return _reduced(values, what, image, declared)
+    return _reduced(values, field)
 
 
 def _check_size(numbers: float, where: str) -> None:
@@ -504,12 +521,13 @@ def _check_size(numbers: float, where: str) -> None:
         )
 
 
-def _reduced(values: npt.NDArray[Any], what: str, image: Any, declared: tuple[Any, ...]) -> Array:
+def _reduced(values: npt.NDArray[Any], field: _Field) -> Array:
     """What an event has, as a pattern or a number."""
+    what, image = field.what, field.image
     if image is not None and values.ndim < 2:
         raise NothingToAnalyseError(
             f"the file with {what} holds an array of shape {values.shape}, where the documents say an image "
-            f"({listed(declared)})"
+            f"({listed(shape_of(field.key))})"
         )
     values = np.atleast_1d(values)
     pattern = pattern_of(values, image)
@@ -542,14 +560,7 @@ def _handler(spec: str, files: Files, what: str) -> Any:
     return None
 
 
-def _else_tiled(
-    rows: Iterator[Array],
-    run: CollectedRun,
-    stream: str,
-    name: str,
-    analysis: Analysis,
-    seq_nums: npt.NDArray[np.int64],
-) -> Iterator[Array]:
+def _else_tiled(rows: Iterator[Array], field: _Field, seq_nums: npt.NDArray[np.int64]) -> Iterator[Array]:
     """Rows from files, and from where these end the rest from Tiled."""
     given = 0
     try:
@@ -557,28 +568,20 @@ def _else_tiled(
             yield row
             given += 1
     except NotThereError as error:
-        yield from _tiled_rows(run, stream, name, analysis, seq_nums[given:], error)
+        yield from _tiled_rows(field, seq_nums[given:], error)
 
 
-def _tiled_rows(
-    run: CollectedRun,
-    stream: str,
-    name: str,
-    analysis: Analysis,
-    seq_nums: npt.NDArray[np.int64],
-    unreached: NotThereError,
-) -> Iterator[Array]:
+def _tiled_rows(field: _Field, seq_nums: npt.NDArray[np.int64], unreached: NotThereError) -> Iterator[Array]:
     """The same from a Tiled server, whose rows are the events in order."""
-    if analysis.files.tiled is None and analysis.files.profile is None:
+    files, what = field.analysis.files, field.what
+    if files.tiled is None and files.profile is None:
         raise unreached
-    what, key = f"{name!r} of {run.label}", run.data_keys[stream][name]
-    image = analysis.preparation.image if is_image(key) else None
-    where = f"profile {analysis.files.profile!r}" if analysis.files.tiled is None else analysis.files.tiled
+    where = f"profile {files.profile!r}" if files.tiled is None else files.tiled
     with ExitStack() as opened:
         try:
-            client = _tiled(analysis.files)
+            client = _tiled(files)
             opened.callback(client.context.close)
-            stored = client[run.start["uid"]][stream][name]
+            stored = client[field.run.start["uid"]][field.stream][field.name]
             n, numbers = stored.shape[0], math.prod(stored.shape[1:])
         except Exception as error:  # whatever the server, the network and the client raise
             raise NothingToAnalyseError(
@@ -597,7 +600,7 @@ def _tiled_rows(
                 raise NothingToAnalyseError(
                     f"the Tiled server ({where}) did not give {what}: {type(error).__name__}: {str(error)[:200]}"
                 ) from error
-            yield _reduced(values, what, image, shape_of(key))
+            yield _reduced(values, field)
 
 
 def _tiled(files: Files) -> Any:

@@ -148,42 +148,60 @@ def pieces_of(run: CollectedRun, analysis: Analysis) -> list[Piece]:
 def _pieces(run: CollectedRun, analysis: Analysis) -> list[Piece]:
     stream = _stream(run, analysis.stream)
     y = analysis.y or _measured(run, analysis)
-    scanned = [fields[0] for fields in _scanned_fields(run, stream) if fields]
-    mask = analysis.preparation.mask
+    scanned = [fields[0] for fields in _scanned_fields(run, stream)]
     levels = analysis.preparation.levels.values()
     own = [level for level in levels if level.stream in (None, stream)]
-    needed = [analysis.x, y, analysis.sigma, analysis.exposure, analysis.i0, mask.field if mask else None]
-    needed += [level.field for level in own] + [level.sigma for level in own if isinstance(level.sigma, str)]
+    needed = [analysis.x, y, *analysis.named, *(level.field for level in own), *(level.sigma_field for level in own)]
     run = with_files(run, stream, [*needed, *([] if analysis.x else scanned)], analysis)
     beside: dict[str, list[str | None]] = {}
     for level in levels:
         if level.stream not in (None, stream):
             names = beside.setdefault(_stream(run, str(level.stream)), [])
-            names += [level.field or y, level.sigma if isinstance(level.sigma, str) else None]
+            names += [level.field or y, level.sigma_field]
     for other, names in beside.items():
         run = with_files(run, other, names, analysis)
-    taking = _Taking(run, analysis, stream, y)
-    return taking.patterns() if y in run.patterns[stream] else taking.curves(scanned)
+    taking = _Taking(run, analysis, stream, y, scanned)
+    return taking.patterns() if y in run.patterns[stream] else taking.curves()
 
 
 @dataclass(frozen=True)
 class _Taking:
-    """Data sets out of one stream of one run."""
+    """Data sets out of one stream of one run.
+
+    Attributes
+    ----------
+    run : CollectedRun
+    analysis : Analysis
+    stream, y : str
+    scanned : sequence of str
+        First field of each scanned axis, the fastest axis last.
+    """
 
     run: CollectedRun
     analysis: Analysis
     stream: str
     y: str
+    scanned: Sequence[str]
 
-    def curves(self, scanned: Sequence[str]) -> list[Piece]:
+    def curves(self) -> list[Piece]:
         """One point an event: one data set, or one for each line of a grid."""
-        x = self.analysis.x or _scanned(self.run, self.stream)
+        scanned = self.scanned
+        x = self.analysis.x or self._fastest()
         everything = np.arange(_values(self.run, self.stream, x).size)
         if len(scanned) < 2 or x not in scanned:
             return [Piece(partial(self._curve, x, everything))]
         lines, length = _lines(self.run, self.stream, x, scanned)
         slow = [name for name in scanned if name != x]
         return [Piece(partial(self._curve, x, rows, _numbered(rows), slow, length), _numbered(rows)) for rows in lines]
+
+    def _fastest(self) -> str:
+        """The field that was scanned, the fastest where there are several."""
+        if not self.scanned:
+            raise NothingToAnalyseError(
+                f"nothing was scanned in stream {self.stream!r} of {self.run.label}: name a field as x; "
+                f"{_there(self.run, self.stream)}"
+            )
+        return self.scanned[-1]
 
     def _curve(
         self, x: str, rows: Rows, events: tuple[int, ...] = (), slow: Sequence[str] = (), length: int = 0
@@ -214,7 +232,7 @@ class _Taking:
         if not patterns:
             raise NothingToAnalyseError(f"stream {stream!r} of {run.label} has no events{_ending(run)}")
         everything = np.arange(len(patterns))
-        if (analysis.patterns or ("each" if _scanned_fields(run, stream) else "sum")) == "each":
+        if (analysis.patterns or ("each" if self.scanned else "sum")) == "each":
             return [Piece(partial(self._pattern, everything[i : i + 1]), (i + 1,)) for i in range(len(patterns))]
         return [Piece(partial(self._pattern, everything), _numbered(everything))]
 
@@ -246,8 +264,8 @@ class _Taking:
             None if flags is None else np.any(flags != 0, axis=0),
             {name: self._level(name, level, n, rows, channels=True) for name, level in self._levels()},
         )
-        scanned = [fields[0] for fields in _scanned_fields(run, stream) if fields]
-        return self._dataset(x, points, rows, _numbered(rows), scanned if rows.size == 1 else (), times=rows.size)
+        scanned = self.scanned if rows.size == 1 else ()
+        return self._dataset(x, points, rows, _numbered(rows), scanned, times=rows.size)
 
     def _beside(self, name: str, row: int, n: int) -> Array:
         """Uncertainties, exposures or flags of a pattern: a field with one number a channel, or one an event."""
@@ -287,8 +305,7 @@ class _Taking:
                 f"the {name} {level.field!r} has one value for each event, so that nothing scatters: give its "
                 "sigma, or noise = 'counts'"
             )
-        field = level.field or self.y
-        own = level.sigma if isinstance(level.sigma, str) else None
+        field, own = level.field or self.y, level.sigma_field
         if channels:
             common = field not in self.run.patterns[self.stream]
             values = np.array([self._beside(field, row, n) for row in rows.tolist()])
@@ -301,8 +318,7 @@ class _Taking:
 
     def _level_before(self, name: str, level: Level, n: int, channels: bool) -> Quantity:
         """A level that is the mean of another stream."""
-        stream, field = str(level.stream), level.field or self.y
-        own = level.sigma if isinstance(level.sigma, str) else None
+        stream, field, own = str(level.stream), level.field or self.y, level.sigma_field
         common = field not in self.run.patterns[stream]
         if not common and not channels:
             raise NothingToAnalyseError(
@@ -341,9 +357,8 @@ class _Taking:
     ) -> Dataset:
         """Prepare the points and say where they came from."""
         run, analysis, stream, y = self.run, self.analysis, self.stream, self.y
-        poisson, scaled = isinstance(analysis.noise, Poisson), False
-        if isinstance(analysis.noise, Poisson):
-            scaled = analysis.noise.scaled
+        poisson = isinstance(analysis.noise, Poisson)
+        scaled = isinstance(analysis.noise, Poisson) and analysis.noise.scaled
         names = {"y": f"{y!r} of {run.label}", "i0": f"{analysis.i0!r} of {run.label}"}
         points, counts = prepare(
             points,
@@ -475,8 +490,7 @@ def _metadata(
     missing = []
     names = analysis.metadata
     if names is None:
-        there = [*run.streams.get(BASELINE, ()), *run.settings.get(stream, ())] if BASELINE != stream else []
-        names = tuple(dict.fromkeys(there))
+        names = (*run.streams.get(BASELINE, ()), *run.settings.get(stream, ())) if BASELINE != stream else ()
     for name in dict.fromkeys((*axes, *names)):
         reading = _reading(run, stream, name, rows)
         text = reading is not None and isinstance(reading.value, str)
@@ -539,16 +553,6 @@ def _ending(run: CollectedRun) -> str:
     if status == "success":
         return ""
     return f"; it ended with {listed([status])}" + (f" ({str(reason)[:LONGEST_TEXT]})" if reason else "")
-
-
-def _scanned(run: CollectedRun, stream: str) -> str:
-    """Find the field that was scanned, the fastest where there are several."""
-    fields = _scanned_fields(run, stream)
-    if not fields:
-        raise NothingToAnalyseError(
-            f"nothing was scanned in stream {stream!r} of {run.label}: name a field as x; {_there(run, stream)}"
-        )
-    return fields[-1][0]
 
 
 def _scanned_fields(run: CollectedRun, stream: str) -> list[list[str]]:

@@ -302,7 +302,7 @@ class Ones:
         return np.full(5, self.value * point)
 
 
-def legacy(spec: str = "OWN", points: tuple[int, ...] = (1, 2), page: bool = False) -> Documents:
+def legacy(spec: str = "OWN", points: tuple[int, ...] = (1, 2), form: str = "datum") -> Documents:
     run = compose_run(metadata={"hints": {"dimensions": [[["motor"], "primary"]]}})
     key = {"source": "SIM", "dtype": "array", "shape": [5], "external": "FILESTORE:"}
     bundle = run.compose_descriptor(
@@ -313,10 +313,11 @@ def legacy(spec: str = "OWN", points: tuple[int, ...] = (1, 2), page: bool = Fal
     made = run.compose_resource(spec=spec, root="/raw", resource_path="a", resource_kwargs={"value": 7})
     datums = [made.compose_datum(datum_kwargs={"point": point}) for point in points]
     kept: Documents = [("datum", datum) for datum in datums]
-    if page:
-        ids = [datum["datum_id"] for datum in datums]
-        kept = [("datum_page", {"resource": made.resource_doc["uid"], "datum_id": ids,
-                                "datum_kwargs": {"point": list(points)}})]  # fmt: skip
+    uid, ids = made.resource_doc["uid"], [datum["datum_id"] for datum in datums]
+    if form == "datum_page":
+        kept = [(form, {"resource": uid, "datum_id": ids, "datum_kwargs": {"point": list(points)}})]
+    if form == "bulk_datum":
+        kept = [(form, {"resource": uid, "datum_ids": ids, "datum_kwarg_list": [{"point": point} for point in points]})]
     events: Documents = [
         ("event", bundle.compose_event(data={"mca": d["datum_id"], "motor": float(i)},
                                        timestamps={"mca": 0.0, "motor": 0.0}, filled={"mca": False}))
@@ -329,9 +330,9 @@ def legacy(spec: str = "OWN", points: tuple[int, ...] = (1, 2), page: bool = Fal
 OWN = Files(handlers={"OWN": "test_files:Ones"}, root_map={"/raw": "/nowhere"})
 
 
-@pytest.mark.parametrize("page", [False, True])
-def test_a_legacy_datum_is_read_by_the_handler_that_is_named(page: bool) -> None:
-    data = taken(legacy(page=page), analysis(Preparation(), y="mca", files=OWN))
+@pytest.mark.parametrize("form", ["datum", "datum_page", "bulk_datum"])
+def test_a_legacy_datum_is_read_by_the_handler_that_is_named(form: str) -> None:
+    data = taken(legacy(form=form), analysis(Preparation(), y="mca", files=OWN))
     assert [each.y.tolist() for each in data] == [[7.0] * 5, [14.0] * 5]
 
 

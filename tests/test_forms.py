@@ -1,6 +1,7 @@
 """Every form a run may take: grids, several streams, changed configuration, runs that are not whole; and nonsense."""
 
 import json
+import pickle
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from bluesky_bayes import Analysis, Selection
 from bluesky_bayes.callbacks import BayesCallback, collector
 from bluesky_bayes.callbacks import bayes as module
+from bluesky_bayes.callbacks.intake import Desk, Intake
 from bluesky_bayes.callbacks.runs import NothingToAnalyseError, RunCollector, collect, datasets_of, pieces_of
 from bluesky_bayes.dataset import Dataset, Reading
 from bluesky_bayes.documents import selection_documents
@@ -78,6 +80,11 @@ def test_a_grid_is_cut_along_the_slow_axis_where_that_is_named(snake: bool) -> N
 def test_a_ragged_grid_is_cut_where_its_slow_axis_moves() -> None:
     lines = datasets_of(collect(grid([0.0, 1.0, 2.0], [LINE, LINE[:2], LINE[:3]], shaped=False)), ANALYSIS)
     assert [line.n for line in lines] == [4, 2, 3]
+
+
+@pytest.mark.parametrize(("step", "n"), [(0.9, 2), (1.1, 3)])
+def test_a_line_ends_where_the_slow_axis_moves_by_more_than_a_tenth_of_its_largest_step(step: float, n: int) -> None:
+    assert len(datasets_of(collect(grid([0.0, 10.0, 10.0 + step], [LINE] * 3, shaped=False)), ANALYSIS)) == n
 
 
 def test_the_unfinished_line_of_a_grid_that_failed_says_so_and_ends_no_other() -> None:
@@ -154,6 +161,13 @@ def test_what_was_known_of_a_run_goes_with_its_data(make_selection: Any) -> None
     schema_validators[next(name for name in schema_validators if name.name == "start")].validate(start)
 
 
+def test_no_more_than_100_values_go_with_the_data_unasked() -> None:
+    documents = pattern_run([[1.0, 2.0, 3.0, 4.0]])
+    documents[3][1]["configuration"]["mca"]["data"] |= {f"v{i}": i for i in range(200)}
+    (data,) = datasets_of(collect(documents), ANALYSIS)
+    assert len(data.origin.metadata) == 100 and {"motor", "temperature"} < set(data.origin.metadata)
+
+
 def test_metadata_come_back_from_a_saved_answer(tmp_path: Path) -> None:
     (data,) = datasets_of(collect(pattern_run([[1.0, 2.0, 3.0, 4.0]])), analysis(metadata=["temperature", "sample"]))
     pytest.importorskip("h5netcdf")
@@ -181,6 +195,25 @@ def test_documents_may_come_in_bulk_and_through_json() -> None:
     assert datasets_of(collect(bulk), ANALYSIS) == expected
     again = json.loads(json.dumps(documents))
     assert datasets_of(collect([(name, doc) for name, doc in again]), ANALYSIS) == expected
+
+
+def test_live_an_event_before_its_descriptor_or_after_stop_is_left_out() -> None:
+    start, descriptor, first, *others, stop = fakes.scan_documents()
+    ended: list[bytes] = []
+    desk = Desk(
+        begin=lambda start: True,
+        heard=lambda uid, name, doc, size: None,
+        ask=lambda uid, collected: None,
+        end=lambda uid, start, stop, collected: ended.append(collected),
+        give_up=lambda uid, reason: pytest.fail(str(reason)),
+    )
+    intake = Intake(ANALYSIS, desk)
+    for name, doc in [start, first, descriptor, *others, stop, first]:
+        intake.hear(name, doc)
+    intake.close(60.0)
+    (collected,) = ended
+    (data,) = datasets_of(pickle.loads(collected).collected(), ANALYSIS)
+    assert data.n == 4 and "the run speaks of 5 events in stream 'primary' and 4 are here" in data.notes
 
 
 def test_arrays_that_nobody_asks_for_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
