@@ -10,9 +10,9 @@ import typer
 
 from bluesky_bayes.cli.analyse import analyse
 from bluesky_bayes.cli.errors import plain_errors
+from bluesky_bayes.cli.phases import phases
 from bluesky_bayes.cli.reprocess import reprocess
 from bluesky_bayes.cli.worker import keys, watch, worker
-from bluesky_bayes.phase_command import phases
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
