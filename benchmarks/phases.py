@@ -28,7 +28,7 @@ from machine import describe
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.phases import Beliefs, Library, Pattern, PhaseSelection, read_pattern, search
-from bluesky_bayes.phases.engines import Model, exchange, fitter_of, log_odds, variational
+from bluesky_bayes.phases.engines import Model, exchange, fitter_of, variational
 from bluesky_bayes.phases.screening import likeness
 from bluesky_bayes.phases.searching import ALIKE
 from bluesky_bayes.phases.simulated import example_library, simulate
@@ -269,7 +269,7 @@ def table(library: Library, cases: int, first: int) -> None:
         note("search", clock, cpu, said)
         for device, xp in array_libraries().items():
             clock, cpu = time.perf_counter(), time.process_time()
-            model, odds = Model(xp, fitter), log_odds(fitter)
+            model, odds = Model(xp, fitter), fitter.log_odds
             found, begin = variational(model, odds)
             note(f"variational inference, {device}", clock, cpu, found.probabilities)
             drawn = exchange(model, odds, begin)

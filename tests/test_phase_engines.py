@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("gemmi")
 
 from bluesky_bayes.phases import Library, search
-from bluesky_bayes.phases.engines import Model, exchange, fitter_of, log_odds, variational
+from bluesky_bayes.phases.engines import Model, exchange, fitter_of, variational
 from bluesky_bayes.phases.fitting import Fitter
 from bluesky_bayes.phases.forward import curve
 from bluesky_bayes.phases.patterns import Pattern
@@ -79,7 +79,7 @@ def test_slopes_of_all_candidates_are_those_of_differences(fitter: Fitter, libra
 
 def test_both_engines_agree_with_the_search(fitter: Fitter, pattern: Pattern, library: Library) -> None:
     names = np.array([one.name for one in library])
-    model, odds = Model(np, fitter), log_odds(fitter)
+    model, odds = Model(np, fitter), fitter.log_odds
     found, begin = variational(model, odds, steps=500, points=400)
     drawn = exchange(model, odds, begin, sweeps=12, replicas=6)
     answer = search(pattern, library)
@@ -90,7 +90,7 @@ def test_both_engines_agree_with_the_search(fitter: Fitter, pattern: Pattern, li
 
 def test_the_engines_need_nothing_beyond_the_standard_of_arrays(fitter: Fitter) -> None:
     xp = _strict()
-    model, odds = Model(xp, fitter), log_odds(fitter)
+    model, odds = Model(xp, fitter), fitter.log_odds
     plain = Model(np, fitter)
     found, begin = variational(model, odds, steps=3, points=100)
     same, _ = variational(plain, odds, steps=3, points=100)

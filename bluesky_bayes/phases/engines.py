@@ -223,12 +223,6 @@ def _starts(fitter: Fitter) -> list[Array]:
     return [starts[index] for index in range(fitter.n_phases)]
 
 
-def log_odds(fitter: Fitter) -> float:
-    """Of a candidate's presence beforehand."""
-    share = min(fitter.beliefs.present / fitter.n_phases, 0.5)
-    return math.log(share / (1.0 - share))
-
-
 def variational(
     model: Model, odds: float, steps: int = 1000, points: int = 500, seed: int = 0
 ) -> tuple[Presence, Normal]:

@@ -148,11 +148,18 @@ class Fitter:
     lines : sequence of Lines
         Of every candidate.
     beliefs : Beliefs
+
+    Attributes
+    ----------
+    log_odds : float
+        Of a candidate's presence beforehand.
     """
 
     def __init__(self, even: Even, lines: Sequence[Lines], beliefs: Beliefs) -> None:
         self.even, self.lines, self.beliefs = even, list(lines), beliefs
         self.n_phases = len(self.lines)
+        share = min(beliefs.present / self.n_phases, 0.5)
+        self.log_odds = math.log(share / (1.0 - share))
         self.alike = max(1.0, beliefs.alike * even.width / even.step)
         noise, misfit = variances_of(even, beliefs)
         self.variance = noise + misfit

@@ -41,18 +41,15 @@ class Search:
 
     def __init__(self, fitter: Fitter, names: Sequence[str], pool: Executor) -> None:
         self.fitter, self.names, self.pool = fitter, tuple(names), pool
-        n = len(fitter.lines)
-        share = min(fitter.beliefs.present / n, 0.5)
-        self.log_odds = math.log(share / (1.0 - share)) if share < 1.0 else 0.0
         self.known: dict[frozenset[int], Joint] = {}
-        self.candidates = list(range(n))
+        self.candidates = list(range(fitter.n_phases))
         self.cosines: dict[int, Array] = {}
         self.settled: set[frozenset[int]] = set()
         self.n_fits = 0
 
     def score(self, joint: Joint) -> float:
         """Log evidence with the prior of a set. A single line costs its place only: about one is expected."""
-        return joint.log_evidence + self.log_odds * len(self.phases_of(joint.members))
+        return joint.log_evidence + self.fitter.log_odds * len(self.phases_of(joint.members))
 
     def phases_of(self, members: Iterable[int]) -> frozenset[int]:
         """Those members that are phases, no single lines."""

@@ -256,7 +256,6 @@ class _Frame:
     names: tuple[str, ...]
     best: Joint
     sets: list[tuple[frozenset[str], float]]
-    log_odds: float
     terms: dict[str, Term] = field(default_factory=dict)
 
     @classmethod
@@ -269,7 +268,7 @@ class _Frame:
         ]
         terms = {names[n]: term for n, term in zip(best.members, best.terms, strict=True) if n < fitter.n_phases}
         fitter.lines = fitter.lines[: fitter.n_phases]
-        return cls(selection, fitter, names, light, sets, finding.log_odds, terms)
+        return cls(selection, fitter, names, light, sets, terms)
 
     def log_bayes_factor(self, group: Sequence[str], near: tuple[str, Term], pool: ThreadPoolExecutor) -> float:
         """For a group's presence: of all sets that were compared, and of the best with it, or without it, converged."""
@@ -288,7 +287,7 @@ class _Frame:
         present, absent = scores if not own else scores[::-1]
         for members, score in self.sets:
             (present if members & set(group) else absent).append(score)
-        return float(logsumexp(present) - logsumexp(absent)) - self.log_odds
+        return float(logsumexp(present) - logsumexp(absent)) - self.fitter.log_odds
 
 
 def _groups(frames: Sequence[_Frame]) -> list[tuple[str, ...]]:
@@ -322,7 +321,7 @@ def _presence(frames: Sequence[_Frame], group: tuple[str, ...], pool: ThreadPool
     structure = next(
         phase.structure for frame in frames for phase in frame.selection.phases if group[0] in phase.members
     )
-    posterior = presence_of(log_bayes, frames[0].log_odds)
+    posterior = presence_of(log_bayes, frames[0].fitter.log_odds)
     return Presence(f"{structure.formula} ({' or '.join(group)})", group, log_bayes, *posterior, weight)
 
 
