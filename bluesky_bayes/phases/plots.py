@@ -33,7 +33,7 @@ def plot_phases(selection: PhaseSelection) -> Figure:
     bars = figure.add_subplot(grid[:, 1])
     verdict = textwrap.fill(selection.verdict, WIDE)
     figure.suptitle(f"{selection.pattern.name}\n{verdict}", fontsize=9, color=INK, ha="left", x=0.01)
-    model = selection.background + np.sum(list(selection.curves.values()), axis=0)
+    model = selection.fit
     main.plot(even.x, np.sqrt(np.maximum(even.y, 0.0)), ".", ms=1.5, color=POINTS, label="measured")
     main.plot(even.x, np.sqrt(np.maximum(model, 0.0)), lw=0.8, color=MODEL, label="fit")
     main.plot(even.x, np.sqrt(np.maximum(selection.background, 0.0)), lw=0.8, color=DETAILS, ls=":", label="background")

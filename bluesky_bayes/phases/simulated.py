@@ -19,7 +19,7 @@ from bluesky_bayes.dataset import Array
 from bluesky_bayes.phases.library import Library, Source
 from bluesky_bayes.phases.patterns import Pattern
 from bluesky_bayes.phases.radiation import Radiation
-from bluesky_bayes.phases.structures import Structure, lattice_of, reciprocal_metric, strained
+from bluesky_bayes.phases.structures import ISOTROPIC, Structure, lattice_of, reciprocal_metric, strained
 
 EXAMPLES: dict[str, tuple[str, tuple[float, ...], str]] = {
     "rutile": ("P 42/m n m", (4.594, 4.594, 2.959, 90, 90, 90), "Ti 0 0 0, O .3053 .3053 0"),
@@ -121,7 +121,7 @@ def _curve(
     structure: Structure, x: Array, rays: Radiation, displacement: float, breadth: float, rng: np.random.Generator
 ) -> Array:
     """Counts by unit of weight of one phase, in a state of its own."""
-    change = rng.uniform(-0.006, 0.006) * np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    change = rng.uniform(-0.006, 0.006) * ISOTROPIC
     for free in lattice_of(structure.cell)[1]:
         change = change + rng.uniform(-0.002, 0.002) * free
     metric = reciprocal_metric(strained(structure.cell, change))
@@ -240,4 +240,4 @@ def simulate_series(
 
 
 def _grown(structure: Structure, strain: float) -> Structure:
-    return replace(structure, cell=strained(structure.cell, strain * np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])))
+    return replace(structure, cell=strained(structure.cell, strain * ISOTROPIC))

@@ -25,6 +25,8 @@ EQUAL = 1e-3
 MOST_ATOMS = 3000
 """In one cell."""
 CHUNK = 2_000_000
+ISOTROPIC = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+"""Change of a cell whose axes all grow alike, as `strained` takes it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +78,15 @@ class Structure:
         The first strain is isotropic, a relative change of all axes; the others change one axis (or one group of equal
         axes), or an angle in radians, by themselves.
         """
-        changes = [np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]), *lattice_of(self.cell)[1]]
-        return np.array([_slope(self.cell, self.hkl, change) for change in changes])
+        return np.array([_slope(self.cell, self.hkl, change) for change in self._changes])
 
     def moved(self, strains: Array) -> Array:
         """The cell with strains as :attr:`strains` orders them."""
-        changes = [np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]), *lattice_of(self.cell)[1]]
-        return strained(self.cell, np.tensordot(strains, np.array(changes), 1))
+        return strained(self.cell, np.tensordot(strains, self._changes, 1))
+
+    @property
+    def _changes(self) -> Array:
+        return np.array([ISOTROPIC, *lattice_of(self.cell)[1]])
 
 
 def strained(cell: Array, change: Array) -> Array:
