@@ -22,6 +22,9 @@ from bluesky_bayes.recipes import candidates_of
 from bluesky_bayes.sampler import Settings
 from bluesky_bayes.selection import Selection
 
+DATA = ("x", "y", "stream", "sigma", "exposure", "i0", "subtract", "patterns", "metadata")
+"""Entries that a recipe's part [data] may have."""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -233,7 +236,7 @@ class Analysis:
                 "recipe has no [candidates]; for example family = 'peaks', shape = 'gaussian', counts = [0, 1, 2]"
             )
         data, sampling = dict(table.get("data", {})), dict(table.get("sampling", {}))
-        check_entries("data", data, ("x", "y", "stream", "sigma", "exposure", "i0", "subtract", "patterns", "metadata"))
+        check_entries("data", data, DATA)
         check_entries("files", table.get("files", {}), [f.name for f in fields(Files)])
         check_entries("sampling", sampling, ("seed", *(f.name for f in fields(Settings))))
         seed = int(sampling.pop("seed", 0))

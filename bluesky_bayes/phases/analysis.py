@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from bluesky_bayes.analysis import Analysis, Files
+from bluesky_bayes.analysis import DATA, Analysis, Files
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Dataset
 from bluesky_bayes.families import peaks
@@ -22,7 +22,7 @@ from bluesky_bayes.phases.patterns import Pattern
 from bluesky_bayes.phases.radiation import Radiation
 from bluesky_bayes.phases.selection import PhaseSelection, search
 from bluesky_bayes.phases.simulated import example_sources, simulate
-from bluesky_bayes.preparation import Preparation
+from bluesky_bayes.preparation import Preparation, check_entries
 
 EXAMPLES = "examples"
 """In place of a folder: the sixteen minerals of the package."""
@@ -143,16 +143,11 @@ class PhaseAnalysis(Analysis):
             raise ValueError("recipe [library] has no folder: name one that holds .cif files, or 'examples'")
         place, digest = library.pop("folder"), library.pop("digest", "")
         data, radiation = dict(table.get("data", {})), dict(table.get("radiation", {"anode": "CuKa"}))
-        known = ("x", "y", "stream", "sigma", "exposure", "i0", "subtract", "patterns", "metadata", "between")
-        for part, entries, names in (
-            ("data", data, known),
-            ("library", library, ("elements", "formulas")),
-            ("radiation", radiation, ("anode", *(one.name for one in fields(Radiation)))),
-            ("beliefs", table.get("beliefs", {}), tuple(one.name for one in fields(Beliefs))),
-            ("files", table.get("files", {}), tuple(one.name for one in fields(Files))),
-        ):
-            if other := sorted(set(entries) - set(names)):
-                raise ValueError(f"recipe [{part}] has an unknown entry {other[0]!r}; it may have {', '.join(names)}")
+        check_entries("data", data, (*DATA, "between"))
+        check_entries("library", library, ("elements", "formulas"))
+        check_entries("radiation", radiation, ("anode", *(one.name for one in fields(Radiation))))
+        check_entries("beliefs", table.get("beliefs", {}), tuple(one.name for one in fields(Beliefs)))
+        check_entries("files", table.get("files", {}), tuple(one.name for one in fields(Files)))
         beliefs: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in table.get("beliefs", {}).items()
         }
