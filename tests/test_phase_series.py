@@ -7,8 +7,9 @@ import pytest
 
 pytest.importorskip("gemmi")
 
-from bluesky_bayes.phases import Follower, Library, Pattern, PhaseSeries, Structure, follow
-from bluesky_bayes.phases.series import presence_of
+from bluesky_bayes.phases import Beliefs, Follower, Library, Pattern, PhaseSeries, Structure, follow
+from bluesky_bayes.phases.selection import searched
+from bluesky_bayes.phases.series import _Frame, presence_of
 from bluesky_bayes.phases.simulated import example_library, simulate_series
 
 ODDS = -3.0
@@ -79,6 +80,28 @@ def test_one_frame_is_no_series(frames: list[Pattern], library: Library) -> None
         follower(frame)
     with pytest.raises(ValueError, match="as many places; got 2 and 3"):
         follower.series(at=[1.0, 2.0, 3.0])
+
+
+def test_a_phase_that_the_best_set_lacks_is_followed_too(
+    frames: list[Pattern], library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Probable by several sets, none of them the best: its fit is that of the best set that has it."""
+    selection, finding = searched(frames[5], library, Beliefs(), None)
+    both, alone = (
+        next(
+            joint
+            for joint in finding.by_phases()
+            if {finding.names[n] for n in finding.phases_of(joint.members)} == names
+        )
+        for names in ({"anatase", "rutile"}, {"anatase"})
+    )
+    monkeypatch.setattr(finding, "by_phases", lambda: [alone, both])
+    frame = _Frame.of(selection, finding)
+    assert frame.best.members == alone.members
+    assert frame.terms.keys() == {"anatase", "rutile"}
+    follower = Follower(library)
+    follower._frames = [frame, frame]
+    assert {phase.members for phase in follower.series().phases} == {("anatase",), ("rutile",)}
 
 
 def test_weak_frames_decide_together() -> None:

@@ -267,6 +267,12 @@ class _Frame:
             (frozenset(names[n] for n in finding.phases_of(joint.members)), finding.score(joint)) for joint in joints
         ]
         terms = {names[n]: term for n, term in zip(best.members, best.terms, strict=True) if n < fitter.n_phases}
+        # A phase may be probable by several sets, though the best has it not.
+        for phase in selection.phases:
+            name = phase.structure.name
+            if phase.probability >= SEEN and terms.keys().isdisjoint(phase.members):
+                home = next(joint for joint in joints if names.index(name) in joint.members)
+                terms[name] = home.terms[home.members.index(names.index(name))]
         fitter.lines = fitter.lines[: fitter.n_phases]
         return cls(selection, fitter, names, light, sets, terms)
 
