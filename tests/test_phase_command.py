@@ -106,6 +106,27 @@ def test_missing_files_are_one_sentence(file: Path, folder: Path, tmp_path: Path
         assert (code, said in text) == (BAD_INPUT, True), text
 
 
+@pytest.mark.parametrize(
+    ("first", "others", "said"),
+    [
+        ("ten", "", "scan.xrdml has angles that are no numbers: could not convert string to float: 'ten'"),
+        ("10", "<beamAttenuationFactors>1 1</beamAttenuationFactors>", "has 3 counts and 2 attenuation factors"),
+        (
+            "10",
+            "<beamAttenuationFactors>1 on 1</beamAttenuationFactors>",
+            "attenuation factors that are no numbers",
+        ),
+    ],
+)
+def test_a_torn_xml_file_is_one_sentence(folder: Path, tmp_path: Path, first: str, others: str, said: str) -> None:
+    (tmp_path / "scan.xrdml").write_text(
+        f"<xrdMeasurements><dataPoints><positions axis='2Theta'><startPosition>{first}</startPosition>"
+        f"<endPosition>90</endPosition></positions>{others}<counts>1 2 3</counts></dataPoints></xrdMeasurements>"
+    )
+    code, text = run(tmp_path / "scan.xrdml", "--library", folder, "--radiation", "CuKa")
+    assert (code, said in text) == (BAD_INPUT, True), text
+
+
 def main_phases(x: Array, y: Array, library: Library) -> set[str]:
     answer = search(Pattern(x, y, "CuKa"), library)
     return {phase.structure.name for phase in answer.present if phase.share > 0.05}

@@ -188,18 +188,22 @@ def _xrdml(text: str, name: str, radiation: str | float | Radiation | None) -> P
     axis = next((one for one in points.findall(f"{space}positions") if one.get("axis") == "2Theta"), None)
     if values is None or values.text is None or axis is None:
         raise ValueError(f"{name}.xrdml has no counts over 2Theta")
-    counts = np.array(values.text.split(), np.float64)
+    counts = _numbers(values.text, name, "counts")
     listed = axis.findtext(f"{space}listPositions")
     if listed:
-        angles = np.array(listed.split(), np.float64)
+        angles = _numbers(listed, name, "angles")
     else:
         first, last = axis.findtext(f"{space}startPosition"), axis.findtext(f"{space}endPosition")
-        if first is None or last is None:
+        if not first or not last:
             raise ValueError(f"{name}.xrdml does not say where 2Theta starts and ends")
-        angles = np.linspace(float(first), float(last), counts.size)
+        start, end = _numbers(f"{first} {last}", name, "angles")
+        angles = np.linspace(start, end, counts.size)
     factors = points.findtext(f"{space}beamAttenuationFactors")
     if factors and values.tag.endswith("counts"):
-        counts = counts * np.array(factors.split(), np.float64)
+        attenuation = _numbers(factors, name, "attenuation factors")
+        if attenuation.size not in (1, counts.size):
+            raise ValueError(f"{name}.xrdml has {counts.size} counts and {attenuation.size} attenuation factors")
+        counts = counts * attenuation
     if radiation is None:
         found = root.find(f".//{space}usedWavelength")
         lines = [] if found is None else [found.findtext(f"{space}{part}") for part in ("kAlpha1", "kAlpha2")]
@@ -208,6 +212,13 @@ def _xrdml(text: str, name: str, radiation: str | float | Radiation | None) -> P
             wavelengths = tuple(float(line) for line in (lines if both else lines[:1]) if line)
             radiation = Radiation(wavelengths, (1.0, 0.5)[: len(wavelengths)], polarisation=1.0)
     return Pattern(angles, counts, radiation, None, name)
+
+
+def _numbers(text: str, name: str, what: str) -> Array:
+    try:
+        return np.array(text.split(), np.float64)
+    except ValueError as error:
+        raise ValueError(f"{name}.xrdml has {what} that are no numbers: {error}") from None
 
 
 @dataclass(frozen=True, eq=False)
