@@ -1,6 +1,7 @@
 """``bluesky-bayes phases``, and input that cannot be or is unusual: a clear sentence, and the rest goes on."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,8 @@ def test_noise_alone_is_no_phase(library: Library) -> None:
 def test_a_range_outside_the_library_is_calculated_or_a_sentence(pattern: Pattern) -> None:
     small = Library.from_sources([Source("rutile", cif_text("rutile"))], d_min=2.0)
     assert small.covering(pattern.radiation, pattern.d_min).d_min <= pattern.d_min
+    unread = replace(small, left_out=("quartz is left out: it cannot be read: Permission denied",))
+    assert unread.covering(pattern.radiation, pattern.d_min).left_out == unread.left_out
     bare = Library(small.structures, small.radiation, small.d_min)
     with pytest.raises(ValueError, match=r"down to spacings of 2 Angstrom; the pattern .* needs"):
         search(pattern, bare)

@@ -201,7 +201,9 @@ class Library:
             )
         names = {structure.name for structure in self.structures}
         wider = Library.from_sources(self.sources, radiation, min(d_min, self.d_min))
-        return replace(wider, structures=tuple(one for one in wider.structures if one.name in names))
+        kept = tuple(one for one in wider.structures if one.name in names)
+        # Files that could not be read are no sources.
+        return replace(wider, structures=kept, left_out=tuple(dict.fromkeys((*self.left_out, *wider.left_out))))
 
 
 def sources_in(folder: str | Path) -> tuple[list[Source], list[str]]:
