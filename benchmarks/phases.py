@@ -3,7 +3,8 @@
 ``python benchmarks/phases.py measured PATTERNS LIBRARY`` searches every pattern of a folder for every structure of a
 library and scores the answers where a file's name gives formulas, such as ``TiO2+MnO.xy``.
 
-``python benchmarks/phases.py beliefs PATTERNS LIBRARY`` does so with each belief halved and doubled.
+``python benchmarks/phases.py beliefs PATTERNS LIBRARY`` does so with each belief halved and doubled, without
+errors of the model, and without freedom of intensities.
 
 ``python benchmarks/phases.py simulated [LIBRARY]`` makes mixtures of three phases, 5 to 70 % by weight, by another
 model than the one that is fitted, and scores the answers.
@@ -71,6 +72,13 @@ def beliefs(folder: Path, library: Library, radiation: str) -> None:
             answers = [search(pattern, library, other) for pattern in patterns]
             right = sum(map(_right, answers, paths))
             print(f"{name} times {factor}: {right} of {len(paths)} right")
+    for what, other in (
+        ("no errors of profile, positions and background", replace(usual, profile=1e-6, misplaced=1e-6, crooked=1e-6)),
+        ("no freedom of intensities", replace(usual, texture=1e-3)),
+    ):
+        answers = [search(pattern, library, other) for pattern in patterns]
+        right = sum(map(_right, answers, paths))
+        print(f"{what}: {right} of {len(paths)} right")
 
 
 def mixture(library: Library, seed: int) -> list[tuple[int, float]]:
