@@ -1,47 +1,54 @@
 """Two general engines on the model of the phase search: variational inference and replica exchange.
 
-Both hold all candidates at once, each with an indicator of presence, as Murakami et al. do it (arXiv:2501.09308). They
-are written on an array library of the standard's names (NumPy, CuPy, array-api-strict), and stand beside
-:func:`bluesky_bayes.phases.search`, which is quicker and surer: to check it, and to compare.
+Both have an indicator of presence for each of all candidates, as Murakami et al. have it (arXiv:2501.09308), begin with
+no phase present, and are written on an array library of the standard's names (NumPy, CuPy, array-api-strict). They
+stand beside :func:`bluesky_bayes.phases.search`, to check it and to compare. Lines of no known phase are candidates
+besides.
 """
 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bluesky_bayes.dataset import Array
+from bluesky_bayes.phases.arrays import Model, to_numpy
 from bluesky_bayes.phases.fitting import Beliefs, Fitter
-from bluesky_bayes.phases.forward import GAUSS, LORENTZ, STEEP, groups_of, lines_of
+from bluesky_bayes.phases.forward import lines_of
 from bluesky_bayes.phases.library import Library
 from bluesky_bayes.phases.patterns import Pattern, even
-from bluesky_bayes.phases.screening import first_looks
 
-MOST_LINES = 60
-"""Lines of a candidate that are drawn: its strongest."""
-FLAT_EVERY = 20
-"""Steps between solutions for the background."""
-RATES, SLOWEST = (0.04, 0.04, 0.2, 0.04), 0.05
-"""Steps of Adam for means, deviations, indicators and displacement, and the share of them at the end."""
-BETA1, BETA2 = 0.9, 0.99
-NARROW, WIDEST = 0.05, 0.1
-"""Standard deviations at the start, and the largest of amounts, strains and widths, in those of the prior: a draw from
-a wider one is far from all data."""
-FARTHEST = 4.0
-"""Prior standard deviations within which means stay."""
-COOLEST, COOLED = 0.001, 0.7
-"""Power of the likelihood at the start, and the share of the steps after which it is 1."""
-MOST_ODDS = 12.0
+OFFERED = 6
+"""Candidates that are adapted at once before the most probable comes in."""
+FIRST_STEPS, STEPS = 6, 2
+"""Steps to the mode of a candidate that is offered, and of a distribution in a round."""
+SWEEPS = 3
+"""Rounds of the phases present after each that comes or goes."""
+LAST_SWEEPS = 12
+MOST_ROUNDS = 40
+MOST_ODDS = 30.0
 """Largest logarithm of a candidate's odds."""
-HOTTEST = 0.002
-WIDER = 1.3
-"""Width of proposals in that of the variational distribution, which is too narrow."""
-STRIDE = 0.4
-"""Step of a random walk in the same unit."""
+FARTHEST = 1.0
+"""Longest step of a parameter, prior standard deviations."""
+CLOSE = 10.0
+"""Nats by which another may promise less than what it would replace, to be tried."""
+BETTER = 1.0
+"""Nats by which the bound must gain: less is the noise of draws."""
+RATE = 0.7
+"""Share of a natural-gradient step that is taken."""
+MOST_PRESENT = 12
+HOTTEST = 0.05
+"""Power of the evidence in the hottest replica."""
+FEWER = 3.0
+"""By so much the log odds of a phase are less where the evidence counts for nothing: hot replicas stay small."""
+ANYONE = 0.05
+"""Share of births that choose among all candidates alike."""
+FIT_STEPS, LAST_STEPS = 4, 20
+GAIN = 0.3
+"""Nats below which a step ends a fit."""
 
 
 class Presence(NamedTuple):
@@ -49,149 +56,6 @@ class Presence(NamedTuple):
 
     probabilities: Array
     amounts: Array
-
-
-@dataclass(frozen=True, eq=False)
-class Normal:
-    """Independent normal distributions of all parameters, (n_phases, n_parameters), in prior standard deviations."""
-
-    mean: Any
-    sigma: Any
-    logits: Any
-    displacement: float
-
-
-class Model:
-    """All candidates of a pattern as arrays of one shape; lines and parameters that a candidate lacks do nothing.
-
-    Parameters of a candidate are logarithm of the amount, strains, logarithms of both widths, Lorentzian share, and
-    logarithms of the factors on groups, each in prior standard deviations from its prior mean.
-    """
-
-    def __init__(self, xp: Any, fitter: Fitter) -> None:
-        self.xp, even_ = xp, fitter.even
-        terms = _starts(fitter)
-        chosen = []
-        for lines, term in zip(fitter.lines, terms, strict=True):
-            group, n_groups = groups_of(lines, term, fitter.wavelengths[0])
-            chosen.append((lines, np.argsort(-lines.strength)[:MOST_LINES], group, n_groups))
-        n = len(chosen)
-        n_lines = max(order.size for _, order, _, _ in chosen)
-        n_groups = max(number for *_, number in chosen)
-        self.n_strains = max(len(lines.strains) for lines, *_ in chosen)
-        q, strength = np.ones((n, n_lines)), np.zeros((n, n_lines))
-        strains, belongs = np.zeros((n, self.n_strains, n_lines)), np.zeros((n, n_groups, n_lines))
-        mean = np.zeros((n, self.n_strains + 4 + n_groups))
-        sigma, start = np.zeros(mean.shape), np.zeros(mean.shape)
-        for k, (lines, order, group, number) in enumerate(chosen):
-            own, m = len(lines.strains), order.size
-            q[k, :m], strength[k, :m], strains[k, :own, :m] = (
-                lines.q[order],
-                lines.strength[order],
-                lines.strains[:, order],
-            )
-            inside = group[order] > 0
-            belongs[k, group[order][inside] - 1, np.flatnonzero(inside)] = 1.0
-            place = np.r_[0, 1 : own + 1, self.n_strains + 1 : self.n_strains + 4 + number]
-            mean[k, place], precision = fitter.prior(lines, number)
-            sigma[k, place] = precision**-0.5
-            start[k, place[: own + 4]] = terms[k]
-        whitened = np.where(sigma > 0.0, (start - mean) / np.where(sigma > 0.0, sigma, 1.0), 0.0)
-        whitened[:, self.n_strains + 4 :] = 0.0
-        convert = xp.asarray
-        self.q, self.strength, self.strains, self.belongs = map(convert, (q, strength, strains, belongs))
-        self.mean, self.sigma, self.start = map(convert, (mean, sigma, whitened))
-        self.x, self.y, self.weight = map(convert, (even_.x, even_.y, fitter.weight))
-        self.splines, self.flat = convert(even_.splines), convert(even_.background)
-        self.waves = [(float(a), float(b)) for a, b in zip(fitter.wavelengths, fitter.shares, strict=True)]
-        self.shift = fitter.beliefs.displacement
-
-    def drawn(self, x: Any, which: Any, u: Any, displacement: float) -> tuple[Any, Any]:
-        """Curves (m, n_points) of candidates at angles, and a function that gives slopes from those with the curves.
-
-        Parameters
-        ----------
-        x : (n_points,) array
-        which : (m,) array of int
-            Numbers of the candidates.
-        u : (m, n_parameters) array
-        displacement : float
-            Degrees.
-        """
-        xp, n = self.xp, self.n_strains
-        sigma = xp.take(self.sigma, which, axis=0)
-        value = xp.take(self.mean, which, axis=0) + sigma * u
-        strains, belongs = xp.take(self.strains, which, axis=0), xp.take(self.belongs, which, axis=0)
-        eta = value[:, n + 3]
-        eta = xp.where(eta < 0.0, 0.0, xp.where(eta > 1.0, 1.0, eta))[:, None, None]
-        q = xp.take(self.q, which, axis=0) * xp.exp(_times(xp, value[:, 1 : n + 1], strains))
-        factors = xp.exp(value[:, :1] + _times(xp, value[:, n + 4 :], belongs))
-        strength = xp.take(self.strength, which, axis=0) * factors
-        a, b = xp.exp(value[:, n + 1])[:, None], xp.exp(value[:, n + 2])[:, None]
-        sine = self._sine(self.waves[0][0], q)
-        of_a, of_b = a / xp.sqrt(1.0 - sine**2), b * sine / xp.sqrt(1.0 - sine**2)
-        width = (of_a + of_b)[:, :, None]
-        total: Any = 0.0
-        parts = []
-        for wave, share in self.waves:
-            sine = self._sine(wave, q)
-            theta, cosine = xp.asin(sine), xp.sqrt(1.0 - sine**2)
-            centre = math.degrees(2.0) * theta + displacement * cosine
-            z = (x[None, None, :] - centre[:, :, None]) / width
-            thin = 1.0 / (1.0 + 4.0 * z**2)
-            lorentz, gauss = LORENTZ * thin, GAUSS * xp.exp(-STEEP * z**2)
-            area = share * strength / width[:, :, 0]
-            height = eta * lorentz + (1.0 - eta) * gauss
-            total = total + _times(xp, area, height)
-            parts.append((area, z, thin, lorentz, gauss, height, cosine, sine))
-
-        def slopes(given: Any) -> tuple[Any, Any]:
-            """Slopes with the parameters (m, n_parameters) and with the displacement (m,)."""
-            amount, moved, wider, rounder, shifted = (xp.zeros_like(part) for part in (q, q, q, q[:, 0], q[:, 0]))
-            for area, z, thin, lorentz, gauss, height, cosine, sine in parts:
-                steep = z * (8.0 * eta * lorentz * thin + 2.0 * STEEP * (1.0 - eta) * gauss)
-                there = area * _sums(xp, steep, given) / width[:, :, 0]
-                here = area * _sums(xp, height, given)
-                amount = amount + here
-                moved = moved + there * math.degrees(2.0) * sine / cosine
-                shifted = shifted + xp.sum(there * cosine, axis=1)
-                wider = wider + (area * _sums(xp, steep * z, given) - here) / width[:, :, 0]
-                rounder = rounder + xp.sum(area * _sums(xp, lorentz - gauss, given), axis=1)
-            own = [
-                xp.sum(amount, axis=1)[:, None],
-                _sums(xp, strains, moved),
-                xp.sum(wider * of_a, axis=1)[:, None],
-                xp.sum(wider * of_b, axis=1)[:, None],
-                rounder[:, None],
-                _sums(xp, belongs, amount),
-            ]
-            return xp.concat(own, axis=1) * sigma, shifted
-
-        return total, slopes
-
-    def _sine(self, wave: float, q: Any) -> Any:
-        sine = 0.5 * wave * q
-        return self.xp.where(sine < 0.9999, sine, 0.9999)
-
-    def flat_below(self, peaks: Any) -> Any:
-        """The background that goes best with peaks (..., n_points)."""
-        weighted = self.splines * self.weight
-        product = ((self.y - peaks) @ weighted.T)[..., None]
-        return self.xp.linalg.solve(weighted @ self.splines.T, product)[..., 0] @ self.splines
-
-
-def _within(xp: Any, values: Any, limit: float) -> Any:
-    return xp.where(values > limit, limit, xp.where(values < -limit, -limit, values))
-
-
-def _times(xp: Any, row: Any, matrix: Any) -> Any:
-    """(m, i) and (m, i, j) to (m, j)."""
-    return xp.matmul(row[:, None, :], matrix)[:, 0, :]
-
-
-def _sums(xp: Any, matrix: Any, row: Any) -> Any:
-    """(m, i, j) and (m, j) to (m, i)."""
-    return xp.matmul(matrix, row[:, :, None])[:, :, 0]
 
 
 def fitter_of(pattern: Pattern, library: Library, beliefs: Beliefs | None = None) -> Fitter:
@@ -211,181 +75,428 @@ def fitter_of(pattern: Pattern, library: Library, beliefs: Beliefs | None = None
     return Fitter(grid, [lines for lines in found if lines is not None], beliefs or Beliefs())
 
 
-def _starts(fitter: Fitter) -> list[Array]:
-    """Shape of each candidate alone, as a first look finds it."""
-    with ThreadPoolExecutor(1) as pool:
-        looks = first_looks(fitter, fitter.fit([], []), range(fitter.n_phases), pool)
-    starts: dict[int, Array] = {}
-    for look in looks:
-        if look.phase not in starts:
-            amount = math.log(look.amount) if look.gain > -math.inf and look.amount > 0.0 else fitter.typical
-            starts[look.phase] = fitter.start(look.phase, look.strain, look.width, amount).shape
-    return [starts[index] for index in range(fitter.n_phases)]
+@dataclass(eq=False)
+class Fit:
+    """A set of phases with the parameters that go best with it."""
+
+    members: tuple[int, ...]
+    u: Any
+    displacement: float
+    rest: Any
+    log_evidence: float
+    converged: bool = True
 
 
-def variational(
-    model: Model, odds: float, steps: int = 1000, points: int = 500, seed: int = 0
-) -> tuple[Presence, Normal]:
-    """Sparse stochastic variational inference: an indicator and normal parameters for each candidate.
+def fitted(
+    model: Model, members: tuple[int, ...], u: Any, displacement: float, steps: int = FIT_STEPS, data: Any = None
+) -> Fit:
+    """All parameters of a set together, by Gauss-Newton steps, and its evidence by Laplace's method.
 
-    Each step draws parameters and some of the points; the indicators are averaged over in closed form, parameters of
-    what is absent are those of the prior (Titsias and Lazaro-Gredilla, 2011), and Adam goes uphill. The background is
-    solved for now and then.
+    The background is integrated out; so are the parameters, in the normal distribution about the best.
 
     Parameters
     ----------
     model : Model
-    odds : float
-        Logarithm of the odds of a candidate's presence beforehand.
-    steps, points : int
-        Steps, and points of the pattern in each.
-    seed : int
+    members : tuple of int
+    u : (n_members, n_parameters) array
+        Where to start.
+    displacement : float
+        Degrees.
+    steps : int
+    data : (n_points,) array, optional
+        In place of the pattern: what other phases leave over.
     """
-    xp, rng = model.xp, np.random.default_rng(seed)
-    n, n_points = model.start.shape[0], model.x.shape[0]
-    everyone = xp.asarray(np.arange(n))
-    mean, log_sigma = model.start, xp.zeros_like(model.start) + math.log(NARROW)
-    logits, shift, flat = xp.zeros_like(model.start[:, 0]), xp.zeros_like(model.start[:1, 0]), model.flat
-    values = [mean, log_sigma, logits, shift]
-    first, second = [xp.zeros_like(one) for one in values], [xp.zeros_like(one) for one in values]
-    points = min(points, n_points)
-    widest = np.zeros(tuple(mean.shape))
-    widest[:, : model.n_strains + 3] = math.log(WIDEST)
-    limit = xp.asarray(widest)
-    for step in range(steps):
-        mean, log_sigma, logits, shift = values
-        displacement = model.shift * float(shift[0])
-        present = 1.0 / (1.0 + xp.exp(-logits))
-        if step % FLAT_EVERY == 0:
-            curves, _ = model.drawn(model.x, everyone, mean, displacement)
-            flat = model.flat_below(xp.sum(present[:, None] * curves, axis=0))
-        some = xp.asarray(np.sort(rng.choice(n_points, points, replace=False)))
-        sigma, noise = xp.exp(log_sigma), xp.asarray(rng.standard_normal(tuple(mean.shape)))
-        curves, slopes = model.drawn(xp.take(model.x, some), everyone, mean + sigma * noise, displacement)
-        power_now = min(1.0, COOLEST ** (1.0 - step / (COOLED * steps)))
-        weight = xp.take(model.weight, some) * (power_now * n_points / points)
-        rest = xp.take(model.y - flat, some) - xp.sum(present[:, None] * curves, axis=0)
-        doubt = present * (1.0 - present)
-        pull = present[:, None] * rest * weight - doubt[:, None] * curves * weight
-        up, shifted = slopes(pull)
-        power, found = xp.sum(curves**2 * weight, axis=1), xp.sum(curves * rest * weight, axis=1)
-        divergence = 0.5 * xp.sum(mean**2 + sigma**2 - 1.0 - 2.0 * log_sigma, axis=1)
-        gains = [
-            up - present[:, None] * mean,
-            up * noise * sigma + present[:, None] * (1.0 - sigma**2),
-            doubt * (found - 0.5 * (1.0 - 2.0 * present) * power + odds - divergence - logits),
-            xp.sum(shifted)[None] * model.shift - shift,
-        ]
-        slower = SLOWEST ** (step / steps)
-        for k, gain in enumerate(gains):
-            first[k] = BETA1 * first[k] + (1.0 - BETA1) * gain
-            second[k] = BETA2 * second[k] + (1.0 - BETA2) * gain**2
-            size = xp.sqrt(second[k] / (1.0 - BETA2 ** (step + 1))) + 1e-12
-            values[k] = values[k] + slower * RATES[k] * first[k] / (1.0 - BETA1 ** (step + 1)) / size
-        values[0] = _within(xp, values[0], FARTHEST)
-        values[1] = xp.where(values[1] < limit, values[1], limit)
-        values[2] = _within(xp, values[2], MOST_ODDS)
-    mean, log_sigma, logits, shift = values
-    normal = Normal(mean, xp.exp(log_sigma), logits, model.shift * float(shift[0]))
-    amounts = xp.exp(model.mean[:, 0] + model.sigma[:, 0] * mean[:, 0])
-    return Presence(_numpy(1.0 / (1.0 + xp.exp(-logits))), _numpy(amounts)), normal
+    xp, m = model.xp, len(members)
+    data = model.y if data is None else data
+    which = np.array(members, np.int64)
+    d = model.n_strains + 4 + int(model.n_factors[which].max(initial=0))
+    # Of the slopes, and of the parameters.
+    rows_of, place = (
+        np.concatenate([*(k * size + model.used[member] for k, member in enumerate(members)), [m * size]])
+        for size in (d, model.size)
+    )
+    columns, values = xp.asarray(rows_of.astype(np.int64)), xp.asarray(place.astype(np.int64))
+    shift = displacement / model.shift
+
+    def cost(u: Any, shift: float, rest: Any) -> float:
+        return 0.5 * float(xp.sum(model.weight * rest**2)) + 0.5 * float(xp.sum(u**2)) + 0.5 * shift**2
+
+    def left(curves: Any) -> Any:
+        return model.without_flat(data - xp.sum(curves, axis=0))
+
+    drawn = model.drawn(which, u, shift * model.shift) if m else None
+    rest = left(drawn.curves) if drawn else model.without_flat(data)
+    now, damping, converged = cost(u, shift, rest), 1e-3, False
+    if not m:
+        return Fit(members, model.mean[:0, :], displacement, rest, -now)
+    for step in range(steps + 1):
+        assert drawn is not None
+        rows = xp.concat([xp.reshape(drawn.rows, (m * d, -1)), xp.sum(drawn.shift, axis=0)[None, :] * model.shift])
+        rows = xp.take(rows, columns, axis=0)
+        weighted = rows * model.weight
+        flat = weighted @ model.flat.T
+        matrix = weighted @ rows.T - flat @ flat.T
+        value = xp.take(xp.concat([xp.reshape(u, (-1,)), xp.asarray([shift])]), values)
+        gradient = weighted @ rest - value
+        eye = xp.eye(value.shape[0])
+        if step == steps:
+            break
+        for _ in range(5):
+            damped = matrix + eye + damping * (matrix * eye)
+            move = _within(xp, xp.linalg.solve(damped, gradient[:, None])[:, 0], FARTHEST)
+            spread = np.zeros(m * model.size + 1)
+            spread[place] = to_numpy(move)
+            u_then = model.kept(which, u + xp.reshape(xp.asarray(spread[:-1]), (m, -1)))
+            shift_then = shift + float(spread[-1])
+            drawn_then = model.drawn(which, u_then, shift_then * model.shift)
+            rest_then = left(drawn_then.curves)
+            then = cost(u_then, shift_then, rest_then)
+            if then < now:
+                break
+            damping = max(8.0 * damping, 1e-2)
+        else:
+            converged = True
+            break
+        gain = now - then
+        u, shift, drawn, rest, now, damping = u_then, shift_then, drawn_then, rest_then, then, max(0.2 * damping, 1e-7)
+        if gain < GAIN:
+            steps, converged = step + 1, True
+    volume = 0.5 * float(xp.linalg.slogdet(matrix + eye)[1])
+    return Fit(members, u, shift * model.shift, rest, -now - volume, converged)
 
 
-def exchange(model: Model, odds: float, begin: Normal, sweeps: int = 20, replicas: int = 12, seed: int = 0) -> Presence:
-    """Replica exchange over indicators and parameters, in a ladder from a variational distribution to the posterior.
+class Sets:
+    """Fits of the sets that a chain comes to, each kept, and which candidate each of them wants next."""
 
-    Parameters of what is absent follow the variational distribution, so that phases come and go easily (Carlin and
-    Chib, 1995): the joint density is that of the posterior to the power beta times this distribution's to the rest.
-    The displacement stays as it was found, the background is drawn from its normal distribution.
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        none = fitted(model, (), model.mean[:0, :], 0.0)
+        self.known: dict[frozenset[int], Fit] = {frozenset(): none}
+        self.promise: dict[frozenset[int], tuple[Array, Array]] = {}
+        self.base = none.log_evidence
+
+    def score(self, members: frozenset[int], beta: float) -> float:
+        """Log prior and tempered evidence, both less those of the empty set."""
+        odds = float(self.model.log_odds[list(members)].sum()) - FEWER * (1.0 - beta) * len(members)
+        return beta * (self.known[members].log_evidence - self.base) + odds
+
+    def settle(self, members: frozenset[int]) -> None:
+        """Fit a set until it converges."""
+        old = self.known[members]
+        if not old.converged:
+            new = fitted(self.model, old.members, old.u, old.displacement, LAST_STEPS)
+            self.known[members] = replace(max(old, new, key=lambda fit: fit.log_evidence), converged=True)
+
+    def promises(self, members: frozenset[int]) -> tuple[Array, Array]:
+        """Nats that each candidate promises beyond a set, and where it starts."""
+        if members not in self.promise:
+            fit = self.known[members]
+            self.promise[members] = self.model.looks(fit.rest, fit.displacement)
+        return self.promise[members]
+
+    def births(self, members: frozenset[int], beta: float) -> Array:
+        """Probabilities with which each candidate is offered to a set."""
+        gains = np.maximum(self.promises(members)[0], 0.0) * beta
+        free = np.ones(gains.size)
+        free[list(members)] = 0.0
+        likely = np.exp(gains - gains[free > 0.0].max()) * free
+        return np.asarray((1.0 - ANYONE) * likely / likely.sum() + ANYONE * free / free.sum())
+
+    def more(self, members: frozenset[int], new: int) -> frozenset[int]:
+        """A set with one phase more, fitted."""
+        then = members | {new}
+        if then not in self.known:
+            fit, start = self.known[members], self.promises(members)[1][new]
+            alone = fitted(self.model, (new,), self.model.xp.asarray(start[None, :]), fit.displacement, 3, fit.rest)
+            u = self.model.xp.concat([fit.u, alone.u])
+            self.known[then] = fitted(self.model, (*fit.members, new), u, fit.displacement)
+        return then
+
+    def less(self, members: frozenset[int], old: int) -> frozenset[int]:
+        """A set with one phase less, fitted."""
+        then = members - {old}
+        if then not in self.known:
+            fit, xp = self.known[members], self.model.xp
+            kept = [n for n, one in enumerate(fit.members) if one != old]
+            u = xp.take(fit.u, xp.asarray(np.array(kept)), axis=0)
+            self.known[then] = fitted(self.model, tuple(fit.members[n] for n in kept), u, fit.displacement)
+        return then
+
+
+def exchange(model: Model, steps: int = 400, replicas: int = 5, seed: int = 0) -> Presence:
+    """Replica exchange over indicators: amounts and all other parameters are integrated out.
+
+    Each step of a replica offers a phase that comes, one that goes, or another in place of one; what comes is drawn by
+    what the residual promises, and the way back is weighed. All replicas begin with no phase. A set's evidence is that
+    of its fit, by Laplace's method.
 
     Parameters
     ----------
     model : Model
-    odds : float
-        Logarithm of the odds of a candidate's presence beforehand.
-    begin : Normal
-        Of :func:`variational`.
-    sweeps : int
-        Half of them settle and are not counted. Each offers every candidate one change, on average.
+    steps : int
+        Of each replica; the first quarter is not counted.
     replicas : int
     seed : int
     """
-    xp, rng = model.xp, np.random.default_rng(seed)
-    n, d = begin.mean.shape
-    wide = WIDER * begin.sigma
-    beta = xp.asarray(np.geomspace(HOTTEST, 1.0, replicas))
-    u = begin.mean + wide * xp.asarray(rng.standard_normal((replicas, n, d)))
-    start = np.broadcast_to(_numpy(begin.logits) > 0.0, (replicas, n))
-    present = xp.asarray(start.astype(np.float64))
-    drawn = [
-        model.drawn(model.x, xp.asarray(np.full(replicas, k)), u[:, k, :], begin.displacement)[0] for k in range(n)
-    ]
-    peaks = sum((present[:, k, None] * drawn[k] for k in range(n)), 0.0 * model.x[None, :] * beta[:, None])
-    one = xp.ones_like(beta)
-    matrix = _numpy((model.splines * model.weight) @ model.splines.T)
-    root = xp.asarray(np.linalg.inv(np.linalg.cholesky(matrix)))
-    each = xp.asarray(np.arange(n))
-
-    def ratio(values: Any, which: Any) -> Any:
-        """Log prior over the variational density, with the odds."""
-        centre, width = xp.take(begin.mean, which, axis=0), xp.take(wide, which, axis=0)
-        return odds + xp.sum(0.5 * ((values - centre) / width) ** 2 - 0.5 * values**2 + xp.log(width), axis=1)
-
-    def misfit(rest: Any) -> Any:
-        return -0.5 * xp.sum(rest**2 * model.weight, axis=1)
-
-    total = sum((present[:, k] * ratio(u[:, k, :], xp.asarray(np.full(replicas, k))) for k in range(n)), 0.0 * beta)
-    counted, amounts, kept = np.zeros(n), np.zeros(n), 0
-    flat = model.flat_below(peaks)
-    for step in range(sweeps * n):
-        if step % n == 0:
-            shake = xp.asarray(rng.standard_normal((replicas, model.splines.shape[0]))) / xp.sqrt(beta)[:, None]
-            flat = model.flat_below(peaks) + (shake @ root) @ model.splines
-        which = xp.asarray(rng.integers(n, size=replicas))
-        chosen = xp.astype(which[:, None] == each[None, :], xp.float64)
-        now = xp.sum(chosen[:, :, None] * u, axis=1)
-        there = xp.sum(chosen * present, axis=1)
-        centre, width = xp.take(begin.mean, which, axis=0), xp.take(wide, which, axis=0)
-        normal = xp.asarray(rng.standard_normal((replicas, d)))
-        # Either a phase comes with new values or goes, or one that is there wanders.
-        walk = there * xp.asarray((rng.random(replicas) < 0.5).astype(np.float64))
-        fresh = xp.where(walk[:, None] > 0.0, now + STRIDE * width * normal, centre + width * normal)
-        offered = xp.where(((there > 0.0) & (walk == 0.0))[:, None], now, fresh)
-        then = xp.where(walk > 0.0, one, one - there)
-        old, _ = model.drawn(model.x, which, now, begin.displacement)
-        new, _ = model.drawn(model.x, which, offered, begin.displacement)
-        moved = peaks - there[:, None] * old + then[:, None] * new
-        base = model.y - flat
-        change = then * ratio(offered, which) - there * ratio(now, which)
-        gain = beta * (misfit(base - moved) - misfit(base - peaks) + change)
-        # A walk's density is the variational one's besides.
-        for_walk = 0.5 * xp.sum(((now - centre) / width) ** 2 - ((offered - centre) / width) ** 2, axis=1)
-        # A phase that is absent wanders at no cost, a walk that comes has a walk that goes: half as often offered.
-        gain = gain + xp.where(walk > 0.0, for_walk, math.log(0.5) * (then - there))
-        accept = xp.asarray(np.log(rng.random(replicas))) < gain
-        mask = xp.astype(accept, xp.float64)
-        swap = (mask[:, None] * chosen)[:, :, None]
-        u = u * (1.0 - swap) + swap * offered[:, None, :]
-        present = present + (mask * (then - there))[:, None] * chosen
-        peaks = xp.where(accept[:, None], moved, peaks)
-        total = total + mask * change
-        energy = _numpy(misfit(model.y - flat - peaks) + total)
-        order, betas = np.arange(replicas), _numpy(beta)
+    rng, sets = np.random.default_rng(seed), Sets(model)
+    betas = np.geomspace(HOTTEST, 1.0, replicas)
+    states = [frozenset[int]()] * replicas
+    counted, amounts = np.zeros(model.n), np.zeros(model.n)
+    log_amounts = to_numpy(model.mean[:, 0]), to_numpy(model.sigma[:, 0])
+    for step in range(steps):
+        states = [_moved(sets, state, float(beta), rng) for state, beta in zip(states, betas, strict=True)]
         for r in range(step % 2, replicas - 1, 2):
-            if math.log(rng.random()) < (betas[r] - betas[r + 1]) * (energy[r + 1] - energy[r]):
-                order[r], order[r + 1] = r + 1, r
-        if np.any(order != np.arange(replicas)):
-            turned = xp.asarray(order)
-            u, present, peaks, flat, total = (
-                xp.take(part, turned, axis=0) for part in (u, present, peaks, flat, total)
+            (warm, cold), (one, other) = map(float, betas[r : r + 2]), states[r : r + 2]
+            gain = sets.score(other, warm) + sets.score(one, cold) - sets.score(one, warm) - sets.score(other, cold)
+            if math.log(rng.random()) < gain:
+                states[r], states[r + 1] = states[r + 1], states[r]
+        if 4 * step >= steps:
+            fit = sets.known[states[-1]]
+            for place, member in enumerate(fit.members):
+                counted[member] += 1.0
+                amounts[member] += math.exp(log_amounts[0][member] + log_amounts[1][member] * float(fit.u[place, 0]))
+    found = Presence(counted / (steps - (steps + 3) // 4), amounts / np.maximum(counted, 1.0))
+    return Presence(*(part[: model.n_phases] for part in found))
+
+
+def _moved(sets: Sets, now: frozenset[int], beta: float, rng: np.random.Generator) -> frozenset[int]:
+    """The next state of one replica."""
+    kind, accept = rng.random(), math.log(rng.random())
+    if kind < 0.25:
+        if len(now) >= min(MOST_PRESENT, sets.model.n):
+            return now
+        chances = sets.births(now, beta)
+        new = int(rng.choice(chances.size, p=chances))
+        then = sets.more(now, new)
+        ratio = -math.log(len(then)) - math.log(chances[new])
+    else:
+        if not now:
+            return now
+        old = sorted(now)[rng.integers(len(now))]
+        rest = sets.less(now, old)
+        chances = sets.births(rest, beta)
+        if kind < 0.5:
+            then, ratio = rest, math.log(len(now)) + math.log(chances[old])
+        else:
+            free = chances.copy()
+            free[old] = 0.0
+            if not free.any():
+                return now
+            new = int(rng.choice(free.size, p=free / free.sum()))
+            then = sets.more(rest, new)
+            ratio = math.log(chances[old] / (1.0 - chances[new])) - math.log(chances[new] / (1.0 - chances[old]))
+    if beta == 1.0 and sets.score(then, beta) > sets.score(now, beta) - CLOSE:
+        sets.settle(then)
+    return then if accept < sets.score(then, beta) - sets.score(now, beta) + ratio else now
+
+
+@dataclass(eq=False)
+class Belief:
+    """Variational distribution of a candidate if it is present: normal, with what it does to the pattern.
+
+    Attributes
+    ----------
+    u : (n_parameters,) array
+        Mean.
+    curve, shift : (n_points,) array
+        At the mean, and its slope with the displacement.
+    gain : float
+        By which its presence raises the bound, beside the others as they were then.
+    toll : float
+        Part of it that the prior takes.
+    """
+
+    u: Any
+    curve: Any
+    shift: Any
+    gain: float
+    toll: float
+
+
+class Variational:
+    """Indicators of all candidates and normal distributions of their parameters, fitted to a pattern.
+
+    Parameters of what is absent are those of the prior (Titsias and Lazaro-Gredilla, 2011). The background is
+    integrated out, the displacement is its best value.
+    """
+
+    def __init__(self, model: Model, rng: np.random.Generator) -> None:
+        self.model, self.rng = model, rng
+        self.present: dict[int, Belief] = {}
+        self.logits = model.log_odds.copy()
+        self.displacement = 0.0
+        self.whole = model.without_flat(model.y)
+
+    def rest(self, without: int = -1) -> Any:
+        """What the phases leave over on average."""
+        parts = [self.chance(k) * one.curve for k, one in self.present.items() if k != without]
+        return self.whole - sum(parts[1:], parts[0]) if parts else self.whole
+
+    def logit(self, k: int, one: Belief) -> float:
+        """Log odds of a candidate's presence beside the others."""
+        return min(max(float(self.model.log_odds[k]) + one.gain, -MOST_ODDS), MOST_ODDS)
+
+    def chance(self, k: int) -> float:
+        """Probability of a candidate."""
+        return 1.0 / (1.0 + math.exp(-self.logits[k]))
+
+    def adapted(self, k: int, u: Any, rest: Any, steps: int) -> Belief:
+        """A candidate's distribution after natural-gradient steps, from pairs of draws about its mean."""
+        model, xp = self.model, self.model.xp
+        which, used = np.array([k]), self.columns(k)
+        eye, u = xp.eye(used.shape[0]), u[None, :]
+        precision: Any = None
+
+        def spread(values: Any) -> Any:
+            whole = np.zeros(model.size)
+            whole[model.used[k]] = to_numpy(values)
+            return xp.asarray(whole)[None, :]
+
+        for step in range(steps):
+            noises = [0.0 * eye[:, 0]]
+            if step:
+                normal = xp.asarray(self.rng.standard_normal((used.shape[0], 1)))
+                noise = xp.linalg.solve(xp.linalg.cholesky(precision).T, normal)[:, 0]
+                noises = [noise, -noise]
+            uphill, found = -xp.take(u[0, :], used), eye
+            for noise in noises:
+                curve, rows, _ = self.drawn(k, model.kept(which, u + spread(noise)))
+                weighted = rows * model.weight
+                uphill = uphill + (weighted @ (rest - curve)) / len(noises)
+                found = found + (weighted @ rows.T) / len(noises)
+            precision = found if precision is None else (1.0 - RATE) * precision + RATE * found
+            move = _within(xp, xp.linalg.solve(precision, uphill[:, None])[:, 0], FARTHEST)
+            u = model.kept(which, u + RATE * spread(move))
+        curve, rows, shift = self.drawn(k, u)
+        precision = eye + (rows * model.weight) @ rows.T
+        volume = 0.5 * float(xp.linalg.slogdet(precision)[1])
+        toll = 0.5 * float(xp.sum(u**2)) + volume
+        gain = float(xp.sum(model.weight * curve * (rest - 0.5 * curve))) - toll
+        return Belief(u[0, :], curve, shift, gain, toll)
+
+    def columns(self, k: int) -> Any:
+        """Numbers of the parameters that a candidate has."""
+        return self.model.xp.asarray(self.model.used[k].astype(np.int64))
+
+    def drawn(self, k: int, u: Any) -> tuple[Any, Any, Any]:
+        """Curve of a candidate, slopes with what it has, and with the displacement, less what the background takes."""
+        model, drawn = self.model, self.model.drawn(np.array([k]), u, self.displacement)
+        rows = model.xp.take(drawn.rows[0, ...], self.columns(k), axis=0)
+        return model.without_flat(drawn.curves)[0, :], model.without_flat(rows), model.without_flat(drawn.shift)[0, :]
+
+    def sweep(self, steps: int) -> None:
+        """Steps of all that are present, one after another, and of the displacement."""
+        model, xp = self.model, self.model.xp
+        for k in self.rng.permutation(sorted(self.present)):
+            rest = self.rest(int(k))
+            new = self.adapted(int(k), self.present[k].u, rest, steps)
+            self.present[int(k)] = new
+            self.logits[k] = self.logit(int(k), new)
+        moved = sum((self.chance(k) * one.shift for k, one in self.present.items()), 0.0 * self.whole)
+        uphill = float(xp.sum(model.weight * moved * self.rest())) * model.shift - self.displacement / model.shift
+        found = 1.0 + float(xp.sum(model.weight * moved**2)) * model.shift**2
+        self.displacement += RATE * model.shift * uphill / found
+
+    def drop(self) -> bool:
+        """Leave out what is more probably absent, the least probable of them; whether there was one."""
+        worst = min(self.present, key=lambda k: self.logits[k], default=-1)
+        if worst < 0 or self.logits[worst] > 0.0:
+            return False
+        del self.present[worst]
+        return True
+
+    def offers(self, without: int = -1, count: int = OFFERED) -> dict[int, Belief]:
+        """Distributions of the candidates that promise most of what is left over, each as if it came alone."""
+        rest = self.rest(without)
+        gains, starts = self.model.looks(rest, self.displacement)
+        absent = [int(k) for k in np.argsort(-gains) if k not in self.present]
+        offers = {}
+        for k in absent[:count]:
+            start = self.model.xp.asarray(starts[k : k + 1, :])
+            mode = fitted(self.model, (k,), start, self.displacement, FIRST_STEPS, rest)
+            offers[k] = self.adapted(k, mode.u[0, :], rest, STEPS)
+        return offers
+
+    def grow(self) -> None:
+        """Take in what gains most until nothing does."""
+        for _ in range(MOST_ROUNDS):
+            offers = self.offers()
+            best = max(offers, key=lambda k: self.logit(k, offers[k]), default=-1)
+            if best < 0 or self.logit(best, offers[best]) < 0.0 or len(self.present) >= MOST_PRESENT:
+                break
+            self.present[best] = offers[best]
+            self.logits[best] = self.logit(best, offers[best])
+            self.settle(SWEEPS)
+            if best not in self.present:
+                break
+        self.settle(LAST_SWEEPS)
+
+    def exchange(self) -> None:
+        """Leave out each that is present, or put another in its place, where the bound gains."""
+        for old in sorted(self.present, key=lambda k: self.logits[k]):
+            if old not in self.present or self.replaced(old, {}):
+                continue
+            offers = self.offers(old)
+            new = max(offers, key=lambda k: offers[k].gain, default=-1)
+            if new >= 0 and offers[new].gain > self.present[old].gain - CLOSE:
+                self.replaced(old, {new: offers[new]})
+
+    def replaced(self, old: int, new: dict[int, Belief]) -> bool:
+        """Whether the bound gains with others in place of one; all is as it was where it does not."""
+        before, bound = (dict(self.present), self.logits.copy(), self.displacement), self.bound
+        del self.present[old]
+        for k, one in new.items():
+            self.present[k], self.logits[k] = one, self.logit(k, one)
+        self.settle(LAST_SWEEPS)
+        if self.bound > bound + BETTER:
+            self.grow()
+            return True
+        self.present, self.logits, self.displacement = before
+        return False
+
+    def settle(self, sweeps: int) -> None:
+        """Steps of what is present, and without what has become needless."""
+        for _ in range(sweeps):
+            self.sweep(STEPS)
+        while self.drop():
+            self.sweep(STEPS)
+
+    @property
+    def bound(self) -> float:
+        """The evidence's lower bound, up to a constant."""
+        xp, weight = self.model.xp, self.model.weight
+        total = -0.5 * float(xp.sum(weight * self.rest() ** 2))
+        for k, one in self.present.items():
+            p = self.chance(k)
+            total += p * (float(self.model.log_odds[k]) - one.toll) - 0.5 * p * (1.0 - p) * float(
+                xp.sum(weight * one.curve**2)
             )
-        if 2 * step >= sweeps * n:
-            last = _numpy(present[-1, :])
-            counted, kept = counted + last, kept + 1
-            amounts = amounts + last * np.exp(_numpy(model.mean[:, 0] + model.sigma[:, 0] * u[-1, :, 0]))
-    return Presence(counted / kept, amounts / np.maximum(counted, 1.0))
+            total -= sum(part * math.log(part) for part in (p, 1.0 - p) if part > 0.0)
+        return total
 
 
-def _numpy(values: Any) -> Array:
-    """A host copy, of an array of any library."""
-    return np.asarray(values.get() if hasattr(values, "get") else np.from_dlpack(values), np.float64)
+def variational(model: Model, seed: int = 0) -> Presence:
+    """Sparse stochastic variational inference: an indicator and normal parameters for each candidate.
+
+    Coordinates go up in the order of what they gain, as this bound has many maxima (Ray and Szabo, 2022): the candidate
+    that gains most comes in, all that are present take steps of their natural gradient, estimated by draws, and
+    what has become needless goes. In the end each may change its place with another.
+
+    Parameters
+    ----------
+    model : Model
+    seed : int
+    """
+    q = Variational(model, np.random.default_rng(seed))
+    q.grow()
+    q.exchange()
+    for k, one in q.offers(count=model.n).items():
+        q.logits[k] = q.logit(k, one)
+    amounts = np.zeros(model.n)
+    for k, one in q.present.items():
+        amounts[k] = math.exp(float(model.mean[k, 0] + model.sigma[k, 0] * one.u[0]))
+    return Presence(1.0 / (1.0 + np.exp(-q.logits[: model.n_phases])), amounts[: model.n_phases])
+
+
+def _within(xp: Any, values: Any, limit: float) -> Any:
+    return xp.where(values > limit, limit, xp.where(values < -limit, -limit, values))
