@@ -16,6 +16,7 @@ from bluesky_bayes.cli.errors import BAD_INPUT
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.phases import Library, Pattern, search
 from bluesky_bayes.phases.library import Source
+from bluesky_bayes.phases.patterns import saturated
 from bluesky_bayes.phases.simulated import EXAMPLES, cif_text, example_library, simulate
 
 
@@ -87,7 +88,11 @@ def test_lines_of_no_candidate_are_a_table(file: Path, folder: Path) -> None:
         (("--wavelength", "1.5", "--radiation", "CuKa"), "not both"),
         (("--radiation", "CuKa", "--elements", "Xe"), "is made of Xe"),
         (("--radiation", "CuKa", "--between", "100:120"), "has 0 points between 100 and 120 degrees"),
-        (("--radiation", "CuKa", "--between", "twenty"), "two angles in degrees such as 20:80; got 'twenty'"),
+        (("--radiation", "CuKa", "--between", "twenty"), "two rising angles in degrees such as 20:80; got 'twenty'"),
+        (("--radiation", "CuKa", "--between", "80:20"), "two rising angles in degrees such as 20:80; got '80:20'"),
+        (("--radiation", "CuKa", "--elements", ""), "--elements must be symbols with commas between them"),
+        (("--radiation", "CuKa", "--plot", "absent/answer.png"), "there is no folder absent; make it first"),
+        (("--radiation", "CuKa", "--plot", "answer.doc"), "answer.doc cannot be written: its name must end in one of"),
     ],
 )
 def test_wrong_options_are_one_sentence(file: Path, folder: Path, options: tuple[str, ...], said: str) -> None:
@@ -128,6 +133,21 @@ def test_a_torn_xml_file_is_one_sentence(folder: Path, tmp_path: Path, first: st
     assert (code, said in text) == (BAD_INPUT, True), text
 
 
+def test_an_xml_file_may_say_no_wavelength_or_one_that_is_no_number(folder: Path, tmp_path: Path) -> None:
+    points = (
+        "<dataPoints><positions axis='2Theta'><startPosition>10</startPosition><endPosition>90</endPosition>"
+        f"</positions><counts>{'1 2 ' * 100}</counts></dataPoints>"
+    )
+    rays = "<usedWavelength><kAlpha1>{}</kAlpha1></usedWavelength>"
+    for text, said in (
+        ("", "scan.xrdml says no wavelength: give --radiation CuKa, another anode, or --wavelength"),
+        (rays.format("copper"), "scan.xrdml has wavelengths that are no numbers"),
+    ):
+        (tmp_path / "scan.xrdml").write_text(f"<xrdMeasurements>{text}{points}</xrdMeasurements>")
+        code, output = run(tmp_path / "scan.xrdml", "--library", folder)
+        assert (code, said in output) == (BAD_INPUT, True), output
+
+
 def main_phases(x: Array, y: Array, library: Library) -> set[str]:
     answer = search(Pattern(x, y, "CuKa"), library)
     return {phase.structure.name for phase in answer.present if phase.share > 0.05}
@@ -159,6 +179,28 @@ def test_a_gap_between_two_scans_says_nothing(pattern: Pattern, library: Library
     """The strongest lines of both minerals are outside; some of fluorite's are not measured."""
     keep = (pattern.two_theta < 40.0) | (pattern.two_theta > 60.0)
     assert main_phases(pattern.two_theta[keep], pattern.counts[keep], library) == TRUE
+
+
+@pytest.mark.parametrize("part", [0.7, 0.3])
+def test_where_the_detector_was_full_nothing_is_read_and_the_answer_says_so(
+    pattern: Pattern, library: Library, part: float
+) -> None:
+    counts = np.minimum(pattern.counts, np.round(part * pattern.counts.max()))
+    answer = search(Pattern(pattern.two_theta, counts, "CuKa"), library)
+    assert {phase.structure.name for phase in answer.present if phase.share > 0.05} == TRUE
+    assert not any(line.share > 0.02 for line in answer.unexplained)
+    assert "the detector was saturated in" in answer.warnings[0]
+    assert not answer.decisive()
+
+
+def test_equal_counts_are_no_full_detector_where_chance_makes_them(pattern: Pattern) -> None:
+    rng, x = np.random.default_rng(0), np.arange(10.0, 50.0, 0.02)
+    for mean in np.geomspace(0.3, 1e4, 60):
+        assert not saturated(Pattern(x, rng.poisson(mean, x.size), "CuKa")).any()
+    assert not saturated(pattern).any()
+    assert not saturated(
+        Pattern(pattern.two_theta, np.round(100 * pattern.counts / pattern.counts.max()), "CuKa")
+    ).any()
 
 
 def test_noise_alone_is_no_phase(library: Library) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,18 +35,23 @@ def phases(
     from rich.console import Console
 
     from bluesky_bayes.phases import Library, read_pattern, search
+    from bluesky_bayes.phases.patterns import NoWavelengthError
 
-    rays = _radiation(radiation, wavelength)
-    if rays is None and pattern.suffix.lower() != ".xrdml":
-        raise ValueError(f"{pattern.name} says no wavelength: give --radiation CuKa, another anode, or --wavelength")
-    measured = read_pattern(pattern, rays)
-    if between is not None:
-        measured = measured.within(*_ends(between))
+    rays, ends, symbols = _radiation(radiation, wavelength), _ends(between), _symbols(elements)
+    if plot is not None:
+        _check_picture(plot)
+    try:
+        measured = read_pattern(pattern, rays)
+    except NoWavelengthError:
+        said = f"{pattern.name} says no wavelength: give --radiation CuKa, another anode, or --wavelength"
+        raise ValueError(said) from None
+    if ends is not None:
+        measured = measured.within(*ends)
     console = Console()
     with console.status("calculating the library"):
         candidates = Library.from_folder(library, measured.radiation, measured.d_min)
-    if elements is not None:
-        candidates = candidates.only([element.strip() for element in elements.split(",")])
+    if symbols:
+        candidates = candidates.only(symbols)
     with console.status(f"searching {len(candidates)} structures"):
         answer = search(measured, candidates)
     console.print(answer.summary())
@@ -63,9 +69,31 @@ def _radiation(name: str | None, wavelength: float | None) -> Radiation | None:
     return None if given is None else Radiation.of(given)
 
 
-def _ends(text: str) -> tuple[float, float]:
+def _ends(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
     try:
         low, high = (float(part) for part in text.split(":"))
     except ValueError:
-        raise ValueError(f"--between must be two angles in degrees such as 20:80; got {text!r}") from None
+        low, high = math.nan, math.nan
+    if not low < high:
+        raise ValueError(f"--between must be two rising angles in degrees such as 20:80; got {text!r}")
     return low, high
+
+
+def _symbols(text: str | None) -> list[str]:
+    symbols = [] if text is None else [symbol.strip() for symbol in text.split(",")]
+    if not all(symbol.isalpha() for symbol in symbols):
+        raise ValueError(f"--elements must be symbols with commas between them such as Fe,O; got {text!r}")
+    return symbols
+
+
+def _check_picture(path: Path) -> None:
+    """Refuse what could not be written after a long search."""
+    from matplotlib.figure import Figure
+
+    if not path.parent.is_dir():
+        raise ValueError(f"--plot {path} cannot be written: there is no folder {path.parent}; make it first")
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise ValueError(f"--plot {path} cannot be written: its name must end in one of .{', .'.join(sorted(known))}")

@@ -27,8 +27,14 @@ PROMINENT = 0.05
 """Share of the highest peak from which peaks count as typical."""
 NOTHING = 1e6
 """Standard deviation where nothing was measured, in the highest peak."""
+CHANCE = 1e-4
+"""Probability of neighbours with the same highest count by chance, below which the detector was saturated."""
 NORMAL_MEDIAN = 0.4549
 """Median of chi^2 with one degree of freedom."""
+
+
+class NoWavelengthError(ValueError):
+    """A pattern that says no wavelength, nor is one given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +74,7 @@ class Pattern:
         name: str = "pattern",
     ) -> None:
         if radiation is None:
-            raise ValueError(
+            raise NoWavelengthError(
                 f'{name} says no wavelength: give radiation="CuKa", another anode, or a wavelength in Angstrom'
             )
         x, y = np.array(two_theta, np.float64), np.array(counts, np.float64)
@@ -209,7 +215,8 @@ def _xrdml(text: str, name: str, radiation: str | float | Radiation | None) -> P
         lines = [] if found is None else [found.findtext(f"{space}{part}") for part in ("kAlpha1", "kAlpha2")]
         if lines and lines[0]:
             both = found is not None and found.get("intended") != "K-Alpha 1" and lines[1]
-            wavelengths = tuple(float(line) for line in (lines if both else lines[:1]) if line)
+            said = " ".join(line for line in (lines if both else lines[:1]) if line)
+            wavelengths = tuple(_numbers(said, name, "wavelengths").tolist())
             radiation = Radiation(wavelengths, (1.0, 0.5)[: len(wavelengths)], polarisation=1.0)
     return Pattern(angles, counts, radiation, None, name)
 
@@ -239,6 +246,8 @@ class Even:
         Full width at half maximum of typical peaks, degrees.
     height : float
         Of the highest peaks above the background.
+    saturated : (k,) float
+        2 theta of points where the detector was saturated: what they say is not used.
     """
 
     x: Array
@@ -249,6 +258,7 @@ class Even:
     width: float
     height: float
     radiation: Radiation
+    saturated: Array
 
     @property
     def step(self) -> float:
@@ -286,9 +296,32 @@ def even(pattern: Pattern) -> Even:
         ratio = float(np.median(second**2 / (6.0 * expected[4:-4]))) / NORMAL_MEDIAN
         noise = max(ratio, 1e-9) * smooth
     height = float(np.percentile(mean - background, 99.9))
-    # Where nothing was measured, as between two scans, the line drawn through says nothing.
-    noise = np.where(number > 0, noise, (NOTHING * (height + floor)) ** 2)
-    return Even(grid, mean, noise, background, splines, width, max(height, 1e-9), pattern.radiation)
+    # Where nothing was measured, as between two scans, the line drawn through says nothing; nor does a full detector.
+    full = saturated(pattern)
+    silent = (number == 0) | (np.bincount(cell[full], minlength=grid.size)[: grid.size] > 0)
+    noise = np.where(silent, (NOTHING * (height + floor)) ** 2, noise)
+    return Even(grid, mean, noise, background, splines, width, max(height, 1e-9), pattern.radiation, x[full])
+
+
+def saturated(pattern: Pattern) -> Array:
+    """Points with the highest count of all, (n,) bool, where so many neighbours share it that it is no chance.
+
+    Neighbours that scatter with a standard deviation s are equal with a probability of q / (s sqrt(4 pi)), where q is
+    the smallest difference between counts: low counts and rounded ones often are.
+    """
+    y = pattern.counts
+    full = y == y.max()
+    pairs = int(np.sum(full[1:] & full[:-1]))
+    if pairs < 2:
+        return np.zeros(y.size, bool)
+    second, level = y[2:] - 2.0 * y[1:-1] + y[:-2], np.maximum(gaussian_filter1d(y, 2.0)[1:-1], 1e-12)
+    if pattern.sigma is None:
+        spread = math.sqrt(float(np.median(second**2 / (6.0 * level))) / NORMAL_MEDIAN * float(y.max()))
+    else:
+        spread = float(np.median(pattern.sigma[full]))
+    quantum = float(np.min(np.diff(np.unique(y))))
+    chance = quantum / max(spread * math.sqrt(4.0 * math.pi), 1e-300)
+    return np.asarray(full & (pairs * math.log(max(chance, 1e-300)) < math.log(CHANCE)))
 
 
 def _widths(x: Array, y: Array) -> tuple[float, float]:

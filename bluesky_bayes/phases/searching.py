@@ -31,6 +31,8 @@ ALIKE = 0.9
 MOST_ALIKE = 5
 WINDOW = 3.0
 """Nats below the best set within which a set has neighbours: Occam's window."""
+UNSETTLED = 20.0
+"""Nats by which a fit that has not converged may be behind and yet be as good in the end."""
 MOST_SETTLED = 10
 DOUBTFUL = 30.0
 """Nats that rest on a phase below which any other may stand in its place."""
@@ -182,7 +184,7 @@ class Search:
         for member, rest in zip(joint.members, less, strict=True):
             if member < self.fitter.n_phases:
                 swaps += self.replaced(joint, member, rest)
-        limit = self.score(self.best) - WINDOW
+        limit = self.score(self.best) - UNSETTLED
         near = [one for one in (*less, *more, *swaps) if self.score(one) > limit]
         list(self.pool.map(self.longer, near))
 

@@ -504,6 +504,14 @@ def _warnings(
     library: Library, outside: Sequence[str], lines: Sequence[Line], misfit: float, best: Joint, finding: Search
 ) -> tuple[str, ...]:
     said = []
+    full = finding.fitter.even.saturated
+    if full.size:
+        places = [f"{part[0]:.2f}" for part in np.split(full, np.flatnonzero(np.diff(full) > 1.0) + 1)]
+        named = ", ".join(places[:MOST_NAMED]) + (" ..." if len(places) > MOST_NAMED else "")
+        said.append(
+            f"the detector was saturated in {full.size} points, at {named} degrees: they are left out, amounts "
+            "rest on the others; measure with less intensity or an absorber"
+        )
     missing = sum(line.share for line in lines if not line.halo)
     if missing > MISSING:
         said.append(
