@@ -164,7 +164,8 @@ def generated(rng: random.Random) -> Stream:
         documents.append(("descriptor", bundle.descriptor_doc))
         uid = bundle.descriptor_doc["uid"]
         if "bdet" in used:
-            resource = {"uid": f"{uid}r", "data_key": "bdet", "mimetype": rng.choice([files.HDF5, files.TIFF, "x/y"]),
+            mimetype = rng.choice([files.HDF5, *files.IMAGES, "x/y"])
+            resource = {"uid": f"{uid}r", "data_key": "bdet", "mimetype": mimetype,
                         "uri": f"file://localhost{rng.choice(PLACES)}", "run_start": run.start_doc["uid"],
                         "parameters": {"dataset": "/data", "template": rng.choice(["", "{:05d}.tif", "%d%d"])},
                         }  # fmt: skip

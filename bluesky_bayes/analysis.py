@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -78,8 +79,135 @@ class Files:
         return {name: value for name, value in asdict(self).items() if value}
 
 
+class Recipe(ABC):
+    """What to take out of a run and what to ask of it: models, as `Analysis` does, or phases.
+
+    Attributes
+    ----------
+    x, y : str or None
+        Field names; left out, the run's hints say what was scanned and what was measured.
+    stream : str
+        Stream that holds the fields.
+    sigma, exposure : str or None
+        Fields that hold each point's standard deviation, or its counting time or monitor.
+    i0 : str or None
+        Field that holds the intensity before the sample: y becomes the absorption ``ln(i0 / y)``.
+    subtract : float
+        Subtracted from every y before anything else (a dark level).
+    patterns : {"sum", "each"}, optional
+        Where y is an array, one pattern an event: whether a run's patterns are repeats to be added up, or data sets
+        of their own. By default they are repeats where nothing was scanned.
+    preparation : Preparation
+        What is done to the points first: mask, region, dark, background, monitor, repeats, bins.
+    metadata : tuple of str, optional
+        Names of what is published with the answer (temperature, field): fields of the stream or of ``baseline``,
+        entries of the devices' configuration or of the start document. By default all numbers of baseline and
+        configuration.
+    files : Files
+        How files outside the documents are reached.
+    noise : Noise or None
+        What is known of y's scatter; None where it is found out.
+    """
+
+    x: str | None
+    y: str | None
+    stream: str
+    sigma: str | None
+    exposure: str | None
+    i0: str | None
+    subtract: float
+    patterns: str | None
+    preparation: Preparation
+    metadata: tuple[str, ...] | None
+    files: Files
+    noise: Noise | None = None
+
+    @abstractmethod
+    def __call__(self, data: Dataset) -> Any:
+        """Answer the question for one data set: a `Selection`, or what can be asked as one."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make the process ready: what takes long the first time."""
+
+    @abstractmethod
+    def to_table(self) -> dict[str, Any]:
+        """Plain data, as in the TOML file."""
+
+    @classmethod
+    @abstractmethod
+    def from_table(cls, table: Mapping[str, Any], folder: str | Path = "") -> Self:
+        """From plain data; relative paths start from `folder`."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 of all that gives the analysis its meaning, 64 hexadecimal digits."""
+
+    def _check(self) -> None:
+        """Check the choice of data."""
+        if self.patterns not in (None, "sum", "each"):
+            raise ValueError(f"patterns must be 'sum', 'each' or left out; got {self.patterns!r}")
+        given: Any = self.metadata
+        if given is not None:
+            if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+                raise ValueError(f"metadata must be a list of names; got {given!r}")
+            object.__setattr__(self, "metadata", tuple(given))
+        if not isinstance(self.preparation, Preparation):
+            raise ValueError(f"preparation must be a Preparation; got {self.preparation!r}")
+        if self.i0 and "monitor" in self.preparation.levels:
+            raise ValueError("y is divided by the monitor or by i0, not both: leave one out")
+        if self.exposure and "monitor" in self.preparation.levels:
+            raise ValueError("y is divided by the monitor or belongs to an exposure, not both: leave one out")
+        if self.preparation.counts and self.sigma:
+            raise ValueError(
+                "y are counts, whose variance is their number, or have a field with sigma: give one of the two"
+            )
+
+    @property
+    def named(self) -> tuple[str | None, ...]:
+        """Fields of its stream that are named for themselves, not for a level; None for what is left out."""
+        mask = self.preparation.mask
+        return self.x, self.y, self.sigma, self.exposure, self.i0, mask.field if mask else None
+
+    def _data(self) -> dict[str, Any]:
+        """Parts [data], [preparation] and [files] of the TOML file."""
+        data = {
+            name: getattr(self, name)
+            for name in ("x", "y", "stream", "sigma", "exposure", "i0", "patterns", "subtract")
+            if getattr(self, name)
+        }
+        if self.metadata is not None:
+            data["metadata"] = list(self.metadata)
+        table: dict[str, Any] = {"data": data}
+        for name, part in (("preparation", self.preparation), ("files", self.files)):
+            if entries := part.to_table():
+                table[name] = entries
+        return table
+
+    def save(self, path: str | Path) -> None:
+        """Write a TOML file that `load` reads."""
+        import tomli_w
+
+        Path(path).write_text(tomli_w.dumps(self.to_table()), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a TOML file; relative paths of own components start from its folder.
+
+        Raises
+        ------
+        ValueError
+            Names the file and what is wrong in it.
+        """
+        try:
+            return cls.from_table(tomllib.loads(Path(path).read_text(encoding="utf-8")), Path(path).parent)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
 @dataclass(frozen=True, eq=False)
-class Analysis:
+class Analysis(Recipe):
     """What to take out of a run, the models in question, and how to sample them.
 
     Attributes
@@ -132,21 +260,9 @@ class Analysis:
 
     def __post_init__(self) -> None:
         """Check the choice."""
-        if self.patterns not in (None, "sum", "each"):
-            raise ValueError(f"patterns must be 'sum', 'each' or left out; got {self.patterns!r}")
         if self.i0 and isinstance(self.noise, Poisson):
             raise ValueError("an absorption ln(i0 / y) is no count: leave the noise out or give Gaussian noise")
-        given: Any = self.metadata
-        if given is not None:
-            if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
-                raise ValueError(f"metadata must be a list of names; got {given!r}")
-            object.__setattr__(self, "metadata", tuple(given))
-        self._check_preparation()
-
-    def _check_preparation(self) -> None:
-        """Check that what is done to y leaves what the noise speaks of."""
-        if not isinstance(self.preparation, Preparation):
-            raise ValueError(f"preparation must be a Preparation; got {self.preparation!r}")
+        self._check()
         if isinstance(self.noise, Poisson) and self.preparation.levels:
             name = next(iter(self.preparation.levels))
             cure = (
@@ -158,20 +274,6 @@ class Analysis:
                 f"with the {name} taken into y it is counts no more, and Poisson noise has no meaning: {cure}, or "
                 "leave the noise out and say counts=True in the preparation: Gaussian noise whose sigma is worked out"
             )
-        if self.i0 and "monitor" in self.preparation.levels:
-            raise ValueError("y is divided by the monitor or by i0, not both: leave one out")
-        if self.exposure and "monitor" in self.preparation.levels:
-            raise ValueError("y is divided by the monitor or belongs to an exposure, not both: leave one out")
-        if self.preparation.counts and self.sigma:
-            raise ValueError(
-                "y are counts, whose variance is their number, or have a field with sigma: give one of the two"
-            )
-
-    @property
-    def named(self) -> tuple[str | None, ...]:
-        """Fields of its stream that are named for themselves, not for a level; None for what is left out."""
-        mask = self.preparation.mask
-        return self.x, self.y, self.sigma, self.exposure, self.i0, mask.field if mask else None
 
     def __call__(self, data: Dataset) -> Selection:
         """Answer the question for one data set; the answer carries no chains, so that many of them stay small."""
@@ -197,21 +299,8 @@ class Analysis:
                 "these candidates hold a component of your own and cannot be written to a file; put it into a file of "
                 "its own and name it shape='my_shapes.py:my_component'"
             )
-        data = {
-            name: getattr(self, name)
-            for name in ("x", "y", "stream", "sigma", "exposure", "i0", "patterns", "subtract")
-            if getattr(self, name)
-        }
-        if self.metadata is not None:
-            data["metadata"] = list(self.metadata)
-        table: dict[str, Any] = {
-            "data": data,
-            "candidates": dict(self.candidates.recipe),
-            "sampling": self._sampling(),
-        }
-        for name, part in (("preparation", self.preparation), ("files", self.files)):
-            if entries := part.to_table():
-                table[name] = entries
+        table = self._data()
+        table |= {"candidates": dict(self.candidates.recipe), "sampling": self._sampling()}
         if self.noise is not None:
             table["noise"] = _noise_table(self.noise)
         return table
@@ -251,26 +340,6 @@ class Analysis:
         settings = {name: value for name, value in asdict(self.settings).items() if value is not None}
         return {"seed": self.seed, **settings}
 
-    def save(self, path: str | Path) -> None:
-        """Write a TOML file that `load` reads."""
-        import tomli_w
-
-        Path(path).write_text(tomli_w.dumps(self.to_table()), encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a TOML file; relative paths of own components start from its folder.
-
-        Raises
-        ------
-        ValueError
-            Names the file and what is wrong in it.
-        """
-        try:
-            return cls.from_table(tomllib.loads(Path(path).read_text(encoding="utf-8")), Path(path).parent)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: {error}") from error
-
     @property
     def digest(self) -> str:
         """SHA-256 of all that gives the analysis its meaning, 64 hexadecimal digits."""
@@ -287,7 +356,7 @@ class Analysis:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def load(path: str | Path) -> Analysis:
+def load(path: str | Path) -> Recipe:
     """Read the recipe of any analysis: one with a [library] asks for phases.
 
     Raises

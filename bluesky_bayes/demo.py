@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bluesky_bayes import techniques
-from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.analysis import Analysis, Recipe
 from bluesky_bayes.noise import Gaussian
 from bluesky_bayes.servers import PROCESSED, RAW, embedded_tiled
 from bluesky_bayes.simulated import three_peaks
@@ -64,7 +64,8 @@ def run_demo(console: Console, folder: Path, *, quick: bool = False, technique: 
     writers: list[Callable[[str, Any], object]] = []
     with ExitStack() as stack:
         # The worker compiles its kernels while the server starts, so where results go is known only later.
-        shown, analysis = THREE_PEAKS, demo_analysis(range(1, 5) if quick else range(6))
+        analysis: Recipe = demo_analysis(range(1, 5) if quick else range(6))
+        shown = THREE_PEAKS
         if technique is not None:
             analysis, shown = techniques.analysis(technique), techniques.TECHNIQUES[technique]
         bayes = stack.enter_context(BayesCallback(analysis, publish=lambda name, doc: writers[0](name, doc)))

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from bluesky import preprocessors as bpp
 from bluesky.utils import MsgGenerator
 
-from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.analysis import Recipe, load
 from bluesky_bayes.callbacks import BayesCallback
 
 PLAIN = {bool, int, float, str, NoneType}
@@ -25,7 +25,7 @@ _subscribed: WeakKeyDictionary[Any, dict[str, tuple[BayesCallback, int]]] = Weak
 
 def setup(
     engine: Any,
-    recipe: Analysis | str | Path,
+    recipe: Recipe | str | Path,
     publish: Any = None,
     *,
     journal: str | Path | None = None,
@@ -39,7 +39,7 @@ def setup(
     Parameters
     ----------
     engine : RunEngine
-    recipe : Analysis, str or Path
+    recipe : Analysis or PhaseAnalysis, str or Path
         What to ask of each run, or the file that says so.
     publish : optional
         Where answers go: the address of a Tiled container (``"http://localhost:8000/processed"``, the key comes from
@@ -58,7 +58,7 @@ def setup(
     ValueError
         When a file holds no recipe.
     """
-    analysis = recipe if isinstance(recipe, Analysis) else Analysis.load(recipe)
+    analysis = recipe if isinstance(recipe, Recipe) else load(recipe)
     callback = callback_for(analysis, publish, journal)
     with _lock:
         known = _subscribed.setdefault(engine, {})
@@ -73,7 +73,7 @@ def setup(
     return callback
 
 
-def callback_for(analysis: Analysis, publish: Any = None, journal: str | Path | None = None) -> BayesCallback:
+def callback_for(analysis: Recipe, publish: Any = None, journal: str | Path | None = None) -> BayesCallback:
     """The callback with this analysis and target: the same one as long as it is not closed."""
     key = (analysis.digest, publish if isinstance(publish, str) else id(publish))
     with _lock:
@@ -83,7 +83,7 @@ def callback_for(analysis: Analysis, publish: Any = None, journal: str | Path | 
 
 
 def ready(
-    plan: Callable[..., MsgGenerator[Any]], name: str, analysis: Analysis, publish: Any = None, **fixed: Any
+    plan: Callable[..., MsgGenerator[Any]], name: str, analysis: Recipe, publish: Any = None, **fixed: Any
 ) -> Callable[..., MsgGenerator[str]]:
     """Make of a plan one that takes numbers and words only, as a queueserver needs.
 
@@ -96,7 +96,7 @@ def ready(
         With a parameter `bayes`: one of `bluesky_bayes.plans`, or your own.
     name : str
         Of the new plan.
-    analysis : Analysis
+    analysis : Analysis or PhaseAnalysis
         What to ask.
     publish : optional
         Where answers go, see `setup`.

@@ -14,7 +14,7 @@ from typing import Any
 from bluesky_bayes.answers import Answer
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.callbacks.bayes import sentence
-from bluesky_bayes.callbacks.runs import label_of
+from bluesky_bayes.callbacks.runs import label_of, stored_documents
 
 logger = logging.getLogger("bluesky_bayes")
 
@@ -127,7 +127,7 @@ class Follower:
 
         uid = start["uid"]
         try:
-            for name, doc in run.documents():
+            for name, doc in stored_documents(run):
                 self._bayes(name, doc)
             answer = self._bayes.future(uid)
         except TransportError:

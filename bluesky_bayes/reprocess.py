@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.analysis import Recipe
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.callbacks.bayes import sentence
+from bluesky_bayes.callbacks.runs import stored_documents
 from bluesky_bayes.selection import Selection
 
 
@@ -39,7 +40,7 @@ class Reprocessed:
 def reprocess(
     raw: Mapping[str, Any] | Iterable[Any],
     processed: Any,
-    analysis: Analysis,
+    analysis: Recipe,
     *,
     limit: int | None = None,
     progress: Callable[[str], None] | None = None,
@@ -54,7 +55,7 @@ def reprocess(
     raw : Tiled container of runs, or iterable of objects that have ``.documents()``
     processed : Tiled container, databroker or callable ``(name, document)``
         Where results go. Only a Tiled container can be asked what is done already.
-    analysis : Analysis
+    analysis : Analysis or PhaseAnalysis
     limit : int, optional
         Stop after so many runs were analysed or failed; skipped ones are not counted.
     progress : callable, optional
@@ -80,11 +81,11 @@ def _labelled(raw: Mapping[str, Any] | Iterable[Any]) -> Iterable[tuple[str, Any
 
 
 def _reprocess_one(
-    label: str, run: Any, processed: Any, analysis: Analysis, bayes: BayesCallback, outcome: Reprocessed
+    label: str, run: Any, processed: Any, analysis: Recipe, bayes: BayesCallback, outcome: Reprocessed
 ) -> str:
     """Analyse one run, note what became of it, and say so in a line."""
     try:
-        documents = iter(run.documents())
+        documents = stored_documents(run)
         _, start = next(documents)
         uid, label = start["uid"], _label(start)
         if "original_run_uid" in start or _answered(processed, uid, analysis.digest):

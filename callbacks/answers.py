@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.analysis import Recipe
 from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.runs import Document, NothingToAnalyseError, RunCollector, dataset_of, pieces_of
 from bluesky_bayes.callbacks.worker import WorkerDiedError
@@ -22,7 +22,7 @@ Outcome: TypeAlias = tuple[Selection | Exception, tuple[int, ...]]
 """An answer or what kept it, and the events that hold its data."""
 
 
-def prepare(analysis: Analysis) -> None:
+def prepare(analysis: Recipe) -> None:
     """Make the worker process ready: wide vectors, then what this analysis needs."""
     from bluesky_bayes.kernels.build import use_widest_vectors
 
@@ -30,7 +30,7 @@ def prepare(analysis: Analysis) -> None:
     analysis.prepare()
 
 
-def answer(analysis: Analysis, collected: bytes) -> list[Outcome]:
+def answer(analysis: Recipe, collected: bytes) -> list[Outcome]:
     """Analyse the data sets of one run; one that cannot be analysed does not end the rest."""
     collector: RunCollector = pickle.loads(collected)
     pieces = pieces_of(collector.collected(), analysis)
@@ -45,10 +45,11 @@ def answer(analysis: Analysis, collected: bytes) -> list[Outcome]:
     return outcomes
 
 
-def answer_so_far(analysis: Analysis, collected: bytes) -> Selection:
+def answer_so_far(analysis: Recipe, collected: bytes) -> Selection:
     """Analyse the last data set of a run that goes on."""
     collector: RunCollector = pickle.loads(collected)
-    return analysis(dataset_of(collector.collected(), analysis))
+    found: Selection = analysis(dataset_of(collector.collected(), analysis))
+    return found
 
 
 def written_down(outcomes: list[Outcome], start: Document, analysis: dict[str, Any]) -> list[Lines]:

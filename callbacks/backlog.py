@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from bluesky_bayes.callbacks.copies import Copied, size_of
+
 logger = logging.getLogger("bluesky_bayes")
 T = TypeVar("T")
 
@@ -21,6 +23,8 @@ FIRST, FINAL, SO_FAR = 0, 1, 2
 
 SECONDS_AT_A_STRETCH, SECONDS_OF_REST = 1e-3, 2e-4
 """How long a lane works before it lets other threads have the interpreter, and for how long."""
+SECONDS_A_BYTE, LONGEST_REST = 2e-7, 0.05
+"""How much longer it rests for what was handed in meanwhile: in a burst it waits for the end, if there is room."""
 
 
 class NotDoneError(RuntimeError):
@@ -172,19 +176,21 @@ class Backlog:
 
 
 class Lane:
-    """Small steps done in order on a daemon thread, which lets other threads in often.
+    """Pieces taken and steps done in order on a daemon thread, which lets other threads in often.
 
     Parameters
     ----------
     name : str
         For the thread's name and the log.
     capacity : int
-        Sum of the sizes of steps that may wait. Beyond it a step is refused.
+        Bytes of pieces that may wait. Beyond it a piece is refused, unless it is the only one.
+    take : callable
+        Takes a piece.
     """
 
-    def __init__(self, name: str, capacity: int) -> None:
-        self._name, self._capacity = name, capacity
-        self._steps: SimpleQueue[tuple[Callable[[], object], int] | None] = SimpleQueue()
+    def __init__(self, name: str, capacity: int, take: Callable[[Copied], object]) -> None:
+        self._name, self._capacity, self._take = name, capacity, take
+        self._waiting: SimpleQueue[Callable[[], object] | Copied | None] = SimpleQueue()
         # The thread holds no lock: who hands in would wait for it again and again while it is behind.
         self._given = self._taken = 0
         self._giving = threading.Lock()
@@ -192,50 +198,65 @@ class Lane:
         self._thread = threading.Thread(target=self._serve, name=f"bluesky_bayes {name}", daemon=True)
         self._thread.start()
 
-    def put(self, step: Callable[[], object], size: int = 1, must: bool = False) -> bool:
-        """Hand in a step; gives whether it was taken. Never waits.
+    def put(self, step: Callable[[], object]) -> bool:
+        """Hand in a step; gives whether it was taken, as it is until the lane is closed. Never waits."""
+        with self._giving:
+            if not self._closed:
+                self._waiting.put(step)
+            return not self._closed
+
+    def send(self, piece: Copied, must: bool = False) -> bool:
+        """Hand in a piece; gives whether it was taken. Never waits.
 
         Parameters
         ----------
-        step : callable
-        size : int
-            In units of `capacity`.
+        piece : bytes or tuple of bytes
         must : bool
-            Taken even if there is no room: for the few steps that are not documents.
+            Taken even if there is no room: for the few that the others depend on.
         """
+        size = size_of(piece)
         with self._giving:
-            if self._closed or (self._given - self._taken + size > self._capacity and not must):
+            held = self._given - self._taken
+            if self._closed or (held and held + size > self._capacity and not must):
                 return False
             self._given += size
-            self._steps.put((step, size))
+            self._waiting.put(piece)
             return True
 
     def drained(self, timeout: float) -> bool:
-        """Wait until all steps handed in so far are done; gives whether they are."""
+        """Wait until all that was handed in so far is done; gives whether it is."""
         done = threading.Event()
-        if not self.put(done.set, size=0, must=True):
+        if not self.put(done.set):
             self._thread.join(timeout)
             return not self._thread.is_alive()
         return done.wait(timeout)
 
     def close(self, timeout: float) -> bool:
-        """Take no more steps and let those handed in be done for up to `timeout` seconds; gives whether they were."""
+        """Take no more, and let what was handed in be done for up to `timeout` seconds; gives whether it was."""
         with self._giving:
             if not self._closed:
                 self._closed = True
-                self._steps.put(None)
+                self._waiting.put(None)
         return self.drained(timeout)
 
     def _serve(self) -> None:
-        rested = time.monotonic()
-        while (taken := self._steps.get()) is not None:
-            step, size = taken
-            self._taken += size
+        rested, given = time.monotonic(), self._given
+        while (next_one := self._waiting.get()) is not None:
             try:
-                step()
+                if isinstance(next_one, bytes | tuple):
+                    self._taken += size_of(next_one)
+                    self._take(next_one)
+                else:
+                    next_one()
             except Exception:
                 logger.exception("a step of %s failed; the next one is done", self._name)
-            del step, taken
+            del next_one
             if time.monotonic() - rested > SECONDS_AT_A_STRETCH:
-                time.sleep(SECONDS_OF_REST)
-                rested = time.monotonic()
+                time.sleep(self._rest(self._given - given))
+                rested, given = time.monotonic(), self._given
+
+    def _rest(self, handed_in: int) -> float:
+        """Seconds to rest when so many bytes were handed in since the last rest."""
+        if self._given - self._taken > self._capacity // 10:
+            return SECONDS_OF_REST
+        return min(SECONDS_OF_REST + SECONDS_A_BYTE * handed_in, LONGEST_REST)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.analysis import Recipe
 from bluesky_bayes.callbacks.answers import (
     Lines,
     Outcome,
@@ -26,6 +26,7 @@ from bluesky_bayes.callbacks.answers import (
     written_down,
 )
 from bluesky_bayes.callbacks.backlog import FIRST, SO_FAR, NotDoneError, promise, settle
+from bluesky_bayes.callbacks.copies import Copied
 from bluesky_bayes.callbacks.intake import Desk, Intake
 from bluesky_bayes.callbacks.journal import Entry, Journal
 from bluesky_bayes.callbacks.listeners import Listener, Listeners
@@ -60,7 +61,7 @@ class BayesCallback:
 
     Parameters
     ----------
-    analysis : Analysis
+    analysis : Analysis or PhaseAnalysis
         What to take out of each run and what to ask of it.
     publish : optional
         Where answers go, each as a run of its own: the address of a Tiled container such as
@@ -87,7 +88,7 @@ class BayesCallback:
 
     def __init__(
         self,
-        analysis: Analysis,
+        analysis: Recipe,
         publish: Any = None,
         time_limit: float = SECONDS_TO_ANALYSE,
         *,
@@ -375,9 +376,9 @@ class BayesCallback:
                 break
             n_answers -= len(self._runs.pop(uid).answers)
 
-    def _heard(self, uid: str, name: str, doc: Document, size: int) -> None:
+    def _heard(self, uid: str, name: str, copy: Copied) -> None:
         if self._journal is not None:
-            self._journal.hear(uid, name, doc, size)
+            self._journal.hear(uid, copy)
             if name == "stop":
                 self._journal.end(uid)
 
@@ -579,7 +580,7 @@ def _outcome(future: Future[T], timeout: float | None, what: str) -> T:
     return future.result()
 
 
-def _check_portable(analysis: Analysis) -> None:
+def _check_portable(analysis: Recipe) -> None:
     """Raise TypeError unless the worker process can be given the analysis."""
     try:
         payload = pickle.dumps(analysis)
@@ -592,7 +593,7 @@ def _check_portable(analysis: Analysis) -> None:
         )
 
 
-def _provenance(analysis: Analysis) -> dict[str, Any]:
+def _provenance(analysis: Recipe) -> dict[str, Any]:
     """How to find the analysis again: its digest, and its recipe where a file can hold it."""
     import tomli_w
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.analysis import Recipe
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.preparation import Image
 
@@ -131,14 +131,14 @@ class RunCollector:
 
     Parameters
     ----------
-    analysis : Analysis, optional
+    analysis : Analysis or PhaseAnalysis, optional
         Keep the numbers that it asks for only; all by default.
     """
 
-    def __init__(self, analysis: Analysis | None = None) -> None:
+    def __init__(self, analysis: Recipe | None = None) -> None:
         self.start_document: Document = {}
         self.stop_document: Document = {}
-        self._asked = _Asked(analysis)
+        self._asked = Asked(analysis)
         self._tables: dict[str, _Table] = {}
         self._resources: dict[str, Document] = {}
         self._datums: dict[str, Document] = {}
@@ -276,10 +276,10 @@ class RunCollector:
         return self._room >= 0
 
 
-class _Asked:
+class Asked:
     """What an analysis asks for: streams, and the arrays in them."""
 
-    def __init__(self, analysis: Analysis | None) -> None:
+    def __init__(self, analysis: Recipe | None) -> None:
         self.image: Image | None = None
         self._streams: set[str] | None = None
         self._arrays: set[str | None] | None = None
@@ -292,17 +292,28 @@ class _Asked:
             self._arrays = {name for level in levels for name in (level.field, level.sigma_field)}.union(analysis.named)
 
     def __contains__(self, stream: str) -> bool:
+        """Whether a stream is asked for."""
         return self._streams is None or stream in self._streams
 
     def array(self, name: str) -> bool:
         """Whether a field with more than one number an event is asked for."""
         return self._arrays is None or name in self._arrays
 
+    def trimmed(self, name: str, doc: Document) -> Document:
+        """An event, or a page of them, without the arrays that are not asked for; any other document as it is."""
+        if self._arrays is None or name not in ("event", "event_page"):
+            return doc
+        dimensions = 0 if name == "event" else 1
+        kept = {
+            field: value for field, value in doc["data"].items() if self.array(field) or not _is_long(value, dimensions)
+        }
+        return doc if len(kept) == len(doc["data"]) else {**doc, "data": kept}
+
 
 class _Table:
     """The events of one descriptor."""
 
-    def __init__(self, descriptor: Document, asked: _Asked) -> None:
+    def __init__(self, descriptor: Document, asked: Asked) -> None:
         self.stream = str(descriptor.get("name", "primary"))
         self.data_keys = _mappings(descriptor["data_keys"])
         self.hints = _mappings(descriptor.get("hints"))
@@ -345,6 +356,15 @@ class _Table:
         """Forget the numbers."""
         self.seq_num = array("q")
         self.columns, self.patterns, self.ids = {}, {}, {}
+
+
+def _is_long(value: Any, dimensions: int) -> bool:
+    """Whether a value has several numbers, in more than so many dimensions."""
+    if dimensions and isinstance(value, list | tuple):
+        return any(_is_long(each, dimensions - 1) for each in value[:1])
+    if isinstance(value, np.ndarray):
+        return value.ndim > dimensions and value.size > 1
+    return isinstance(value, list | tuple) and len(value) > 1
 
 
 def is_scalar(data_key: Mapping[str, Any]) -> bool:

@@ -12,13 +12,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
-from bluesky_bayes.analysis import Analysis, Files
+from bluesky_bayes.analysis import Files, Recipe
 from bluesky_bayes.callbacks.collector import (
     MOST_NUMBERS,
     CollectedRun,
@@ -42,7 +42,6 @@ SECONDS_BETWEEN = 0.25
 MOST_IN_FRAME = 50_000_000
 """Numbers of one image, or of its region of interest, that are read at once: 400 MB."""
 HDF5 = "application/x-hdf5"
-TIFF = "multipart/related;type=image/tiff"
 HANDLERS = "databroker.handlers"
 
 
@@ -50,7 +49,7 @@ class NotThereError(NothingToAnalyseError):
     """The data are not where the documents say, or not yet; the sentence says where that is."""
 
 
-def with_files(run: CollectedRun, stream: str, names: Sequence[str | None], analysis: Analysis) -> CollectedRun:
+def with_files(run: CollectedRun, stream: str, names: Sequence[str | None], analysis: Recipe) -> CollectedRun:
     """The run with fields of a stream read from files, where these lie in files.
 
     Events without their part of a file, and frames without an event, are left out; without events the frames count.
@@ -61,7 +60,7 @@ def with_files(run: CollectedRun, stream: str, names: Sequence[str | None], anal
     stream : str
     names : sequence of str or None
         Fields that are needed.
-    analysis : Analysis
+    analysis : Analysis or PhaseAnalysis
         How files are reached and how an image becomes a pattern.
 
     Raises
@@ -123,7 +122,7 @@ class _Field:
     run: CollectedRun
     stream: str
     name: str
-    analysis: Analysis
+    analysis: Recipe
     deadline: float
 
     @property
@@ -236,17 +235,18 @@ class _Rows:
                     file.append(opened.enter_context(self._hdf5(path)))
                 try:
                     return self._hdf5_row(file[0], path, dataset, row)
-                except NotThereError:
+                except (NotThereError, OSError, RuntimeError, LookupError) as error:  # h5py raises them for damage
                     file.clear()  # to be opened anew, since it may grow
                     opened.close()
-                    raise
+                    raise error if isinstance(error, NotThereError) else self._damaged(path, error) from error
 
             return row_of
-        if mimetype == TIFF:
-            return lambda row: self._tiff(path, parameters, row)
+        if mimetype in IMAGES:
+            return lambda row: self._series(IMAGES[str(mimetype)], path, parameters, row)
+        kind = "a series of HDF5 files" if mimetype == HDF5 else f"files of type {listed([mimetype])}"
         raise NotThereError(
-            f"{self._what} lies in files of type {listed([mimetype])}, of which only HDF5 and TIFF are read "
-            "here; name a Tiled container of the raw runs, Analysis(files=Files(tiled=...))"
+            f"{self._what} lies in {kind}, and what is read here is one HDF5 file, and series of TIFF, JPEG and NPY "
+            "files; name a Tiled container of the raw runs, Analysis(files=Files(tiled=...))"
         )
 
     def _patiently(self, read: Callable[[], Array]) -> Array:
@@ -271,7 +271,7 @@ class _Rows:
         except OSError as error:
             with suppress(OSError):  # a file that is written to may allow this
                 return h5py.File(path, "r", swmr=True)
-            raise NotThereError(self._unreadable(path, error)) from error
+            raise self._damaged(path, error) from error
 
     def _hdf5_row(self, file: Any, path: Path, name: str, row: int) -> Array:
         h5py = _module("h5py", self._what)
@@ -290,16 +290,13 @@ class _Rows:
                 f"dataset {name!r} of {path} has {dataset.shape[0]} rows and {self._what} needs row {first + n}: the "
                 "file is not written to its end, or was cut short; analyse the run again when it is complete"
             )
-        try:
-            if self._image is None:
-                _check_size(n * math.prod(dataset.shape[1:]), f"{path} with {self._what}")
-                return self._row(dataset[first] if n == 1 else dataset[first : first + n], path)
-            rows, columns = self._image.region(dataset.shape)
-            _check_size((rows.stop - rows.start) * (columns.stop - columns.start), f"{path} with {self._what}")
-            frames = (dataset[first + i, ..., rows, columns] for i in range(n))
-            return np.asarray(sum(self._image.added(frame) for frame in frames))
-        except OSError as error:
-            raise NotThereError(self._unreadable(path, error)) from error
+        if self._image is None:
+            _check_size(n * math.prod(dataset.shape[1:]), f"{path} with {self._what}")
+            return self._row(dataset[first] if n == 1 else dataset[first : first + n], path)
+        rows, columns = self._image.region(dataset.shape)
+        _check_size((rows.stop - rows.start) * (columns.stop - columns.start), f"{path} with {self._what}")
+        frames = (dataset[first + i, ..., rows, columns] for i in range(n))
+        return np.asarray(sum(self._image.added(frame) for frame in frames))
 
     def _frames(self, shape: tuple[int, ...], path: Path, row: int) -> tuple[int, int]:
         """First row of the dataset that an event has, and how many."""
@@ -318,8 +315,8 @@ class _Rows:
         n = whole // one
         return row * n, n
 
-    def _tiff(self, path: Path, parameters: Mapping[str, Any], row: int) -> Array:
-        tifffile = _module("tifffile", self._what)
+    def _series(self, read: _ReadImage, path: Path, parameters: Mapping[str, Any], row: int) -> Array:
+        """What an event has in a series of files with an image each."""
         declared = shape_of(self._key)
         frames = declared[0] if len(declared) > 2 and isinstance(declared[0], int) else 1
         chunk = parameters.get("chunk_shape") or (1,)
@@ -331,14 +328,11 @@ class _Rows:
             if not file.is_file():
                 raise NotThereError(self._missing(file))
             try:
-                with tifffile.TiffFile(file) as tiff:
-                    shape = tiff.series[0].shape
-                    _check_size(math.prod(shape), f"{file} with {self._what}")
-                    image = tiff.asarray()
+                image = read(file, self._what)
             except NothingToAnalyseError:
                 raise
-            except Exception as error:  # tifffile raises whatever the damage leads to
-                raise NotThereError(self._unreadable(file, error)) from error
+            except Exception as error:  # readers raise whatever the damage leads to
+                raise self._damaged(file, error) from error
             if declared and all(isinstance(m, int) for m in declared) and tuple(declared[-2:]) != image.shape[-2:]:
                 raise NothingToAnalyseError(
                     f"{file} is an image of shape {image.shape} for {self._what}, where the documents say "
@@ -365,17 +359,45 @@ class _Rows:
             "mounted, Analysis(files=Files(root_map={...})), or name a Tiled container of raw runs, Files(tiled=...)"
         )
 
-    def _unreadable(self, path: Path, error: Exception) -> str:
+    def _damaged(self, path: Path, error: Exception) -> NotThereError:
         reason = str(error).split("\n")[0][:200]
         if "unable to lock" in reason.lower() or "already open" in reason.lower():
-            return (
+            return NotThereError(
                 f"{path} with {self._what} is locked by who writes it ({reason}); analyse the run again when it is "
                 "closed"
             )
-        return (
+        return NotThereError(
             f"{path} with {self._what} cannot be read ({reason}): it is damaged, cut short, or not written to its end; "
             "analyse the run again when it is complete"
         )
+
+
+def _read_tiff(path: Path, what: str) -> npt.NDArray[Any]:
+    with _module("tifffile", what).TiffFile(path) as file:
+        _check_size(math.prod(file.series[0].shape), f"{path} with {what}")
+        image: npt.NDArray[Any] = file.asarray()
+    return image
+
+
+def _read_jpeg(path: Path, what: str) -> npt.NDArray[Any]:
+    with _module("PIL.Image", what).open(path, formats=["JPEG"]) as file:
+        _check_size(math.prod(file.size), f"{path} with {what}")
+        return np.asarray(file.convert("L"))
+
+
+def _read_npy(path: Path, what: str) -> npt.NDArray[Any]:
+    mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    _check_size(mapped.size, f"{path} with {what}")
+    return np.array(mapped)
+
+
+_ReadImage: TypeAlias = Callable[[Path, str], npt.NDArray[Any]]
+IMAGES: dict[str, _ReadImage] = {
+    "multipart/related;type=image/tiff": _read_tiff,
+    "multipart/related;type=image/jpeg": _read_jpeg,
+    "multipart/related;type=application/x-npy": _read_npy,
+}
+"""Readers of files with an image each, by their type in the documents."""
 
 
 def path_of(uri: str, files: Files, what: str) -> Path:

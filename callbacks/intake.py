@@ -9,30 +9,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
-import numpy as np
-
-from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.analysis import Recipe
 from bluesky_bayes.callbacks.backlog import Lane, NotDoneError
+from bluesky_bayes.callbacks.collector import Asked
+from bluesky_bayes.callbacks.copies import Copied, copied, opened
 from bluesky_bayes.callbacks.runs import Document, RunCollector
 
 MOST_OPEN = 20
-MOST_WAITING = 50_000
-NUMBERS_A_DOCUMENT = 128
-"""Numbers in arrays that take about as much memory as one document."""
+MOST_BYTES_WAITING = 100_000_000
 
 
 @dataclass(frozen=True)
 class Desk:
-    """Who is told what became of a run. All but `begin` and `heard` are called on the intake's thread.
+    """Who is told what became of a run. All but `begin` are called on the intake's thread.
 
     Attributes
     ----------
     begin : callable
         Decides by its start document whether a run is of interest.
     heard : callable
-        Takes note of a run's uid, and a document's name, itself and its size.
+        Takes note of a run's uid, a document's name, and a copy of it.
     ask : callable
         Has analysed what a run that goes on has given: its uid and collector, pickled.
     end : callable
@@ -42,7 +39,7 @@ class Desk:
     """
 
     begin: Callable[[Document], bool]
-    heard: Callable[[str, str, Document, int], object]
+    heard: Callable[[str, str, Copied], object]
     ask: Callable[[str, bytes], object]
     end: Callable[[str, Document, Document, bytes], object]
     give_up: Callable[[str, Exception], object]
@@ -65,7 +62,7 @@ class Intake:
 
     Parameters
     ----------
-    analysis : Analysis
+    analysis : Analysis or PhaseAnalysis
     desk : Desk
     every_events : int, optional
         Events of the analysed stream after which an answer so far is wanted.
@@ -74,15 +71,17 @@ class Intake:
     """
 
     def __init__(
-        self, analysis: Analysis, desk: Desk, every_events: int | None = None, every_seconds: float | None = None
+        self, analysis: Recipe, desk: Desk, every_events: int | None = None, every_seconds: float | None = None
     ) -> None:
         self._analysis, self._desk = analysis, desk
         self._every_events, self._every_seconds = every_events, every_seconds
         self._lock = threading.RLock()
         self._open: dict[str, _Open] = {}
         self._parents: dict[str, str] = {}
+        self._collecting: dict[str, _Open] = {}
+        self._asked = Asked(analysis)
         self._closed = False
-        self._lane = Lane("documents", MOST_WAITING)
+        self._lane = Lane("documents", MOST_BYTES_WAITING, self._collect)
 
     def __len__(self) -> int:
         """Runs that go on."""
@@ -110,7 +109,7 @@ class Intake:
             if uid not in self._open:
                 raise KeyError(f"run {uid!r} does not go on, or was not heard: subscribe the callback before it begins")
             run = self._open[uid]
-            self._lane.put(lambda: then(pickle.dumps(run.collector)), must=True)
+            self._lane.put(lambda: then(pickle.dumps(run.collector)))
 
     def close(self, timeout: float) -> None:
         """Hear nothing more; give up runs that go on, and let what was heard be collected."""
@@ -149,26 +148,32 @@ class Intake:
         if len(self._open) >= MOST_OPEN:
             oldest = next(iter(self._open))
             self._give_up(oldest, NotDoneError(f"given up: it never stopped while {MOST_OPEN} others began"))
-        self._open[uid] = _Open(RunCollector(self._analysis))
+        run = self._open[uid] = _Open(RunCollector(self._analysis))
+        self._lane.put(partial(self._enter, uid, run))
         self._take(uid, "start", start)
 
     def _take(self, uid: str, name: str, doc: Document) -> None:
         run = self._open[uid]
-        kept, size = own(name, doc)
         if name in ("descriptor", "resource"):
-            self._parents[doc["uid"]] = uid
-        if name == "descriptor" and doc.get("name", "primary") == self._analysis.stream:
-            run.watched.add(doc["uid"])
-        if not self._lane.put(partial(self._collect, uid, run, name, kept), size, must=name in ("start", "stop")):
+            self._note_parent(uid, run, name, doc)
+        copy = copied(uid, name, self._asked.trimmed(name, doc))
+        if not self._lane.send(copy, must=name in ("start", "stop")):
             raise NotDoneError(
-                f"given up: {MOST_WAITING} documents wait to be taken in, they come faster than this computer can; "
-                "the run itself is not touched, analyse it afterwards"
+                f"given up: {MOST_BYTES_WAITING / 1e6:g} MB of documents wait to be taken in, they come faster than "
+                "this computer can; the run itself is not touched, analyse it afterwards"
             )
-        self._desk.heard(uid, name, kept, size)
         if name == "stop":
             self._end(uid)
         elif doc.get("descriptor") in run.watched:
             self._count(uid, run, name, doc)
+
+    def _note_parent(self, uid: str, run: _Open, name: str, doc: Document) -> None:
+        """Know documents that follow as those of a run; events of streams that are not asked for are not."""
+        stream = str(doc.get("name", "primary"))
+        if name == "resource" or stream in self._asked:
+            self._parents[doc["uid"]] = uid
+        if name == "descriptor" and stream == self._analysis.stream:
+            run.watched.add(doc["uid"])
 
     def _count(self, uid: str, run: _Open, name: str, doc: Document) -> None:
         """Ask for an answer so far when it is time."""
@@ -178,24 +183,38 @@ class Intake:
         late = self._every_seconds is not None and now - run.since >= self._every_seconds
         if enough or late:
             run.n_new, run.since, run.n_asked = 0, now, run.n_asked + 1
-            self._lane.put(partial(self._ask, uid, run, run.n_asked), must=True)
+            self._lane.put(partial(self._ask, uid, run, run.n_asked))
 
     def _ask(self, uid: str, run: _Open, number: int) -> None:
         """Ask for an answer so far, unless a newer request follows."""
         if number == run.n_asked and not run.given_up:
             self._desk.ask(uid, pickle.dumps(run.collector))
 
-    def _collect(self, uid: str, run: _Open, name: str, doc: Document) -> None:
+    def _enter(self, uid: str, run: _Open) -> None:
+        """Collect for a run what follows, on the intake's thread; whatever was before it is of an earlier attempt."""
+        self._collecting[uid] = run
+
+    def _leave(self, uid: str, run: _Open) -> None:
+        """Collect no more for a run, on the intake's thread."""
+        if self._collecting.get(uid) is run:
+            del self._collecting[uid]
+
+    def _collect(self, copy: Copied) -> None:
         """Take a document in, on the intake's thread."""
-        if run.given_up:
+        uid, name, doc = opened(copy)
+        run = self._collecting.get(uid)
+        if run is None or run.given_up:
             return
+        self._desk.heard(uid, name, copy)
         try:
-            run.collector(name, dict(doc))
+            run.collector(name, doc)
             if name == "stop":
                 collected = pickle.dumps(run.collector)
                 self._desk.end(uid, run.collector.start_document, run.collector.stop_document, collected)
+                self._leave(uid, run)
         except Exception as error:
             run.given_up = True
+            self._leave(uid, run)
             with self._lock:
                 self._end(uid)
             self._desk.give_up(uid, error)
@@ -206,26 +225,11 @@ class Intake:
         self._parents = {parent: run for parent, run in self._parents.items() if run != uid}
 
     def _give_up(self, uid: str, error: Exception) -> None:
-        self._open[uid].given_up = True
+        run = self._open[uid]
+        run.given_up = True
+        self._lane.put(partial(self._leave, uid, run))
         self._end(uid)
         self._desk.give_up(uid, error)
-
-
-def own(name: str, doc: Document) -> tuple[Document, int]:
-    """A document whose arrays nobody else can change, and its size in documents."""
-    if name not in ("event", "event_page"):
-        return dict(doc), 1
-    numbers = 0
-    data: dict[str, Any] = {}
-    for key, value in doc["data"].items():
-        if isinstance(value, np.ndarray):
-            value = value.copy()
-            numbers += value.size
-        elif isinstance(value, list):
-            value = [v.copy() if isinstance(v, np.ndarray) else v for v in value] if name == "event_page" else value
-            numbers += sum(np.size(v) if isinstance(v, np.ndarray) else 1 for v in value[:1]) * len(value)
-        data[key] = value
-    return {**doc, "data": data}, 1 + numbers // NUMBERS_A_DOCUMENT
 
 
 def events_in(name: str, doc: Document) -> int:

@@ -27,11 +27,12 @@ import numpy as np
 
 from bluesky_bayes.callbacks.answers import Lines, plain
 from bluesky_bayes.callbacks.backlog import Lane
+from bluesky_bayes.callbacks.copies import Copied, opened
 from bluesky_bayes.callbacks.runs import Document
 
 logger = logging.getLogger("bluesky_bayes")
 
-MOST_WAITING = 50_000
+MOST_BYTES_WAITING = 100_000_000
 MOST_DONE = 1000
 """Runs that are done and remembered, so that their results are not published again."""
 MOST_LINES = 20_000
@@ -43,7 +44,7 @@ PACKED = 64
 BEGUN, ENDED, ANALYSED, DONE = "begun", "ended", "analysed", "done"
 
 
-class JournalInUseError(RuntimeError):
+class JournalInUseError(OSError):
     """Another process, or another callback of this one, writes into the folder."""
 
 
@@ -118,7 +119,7 @@ class Journal:
         self._file: IO[str] | None = None
         self._tidy()
         self._rewrite()
-        self._lane = Lane("journal", MOST_WAITING)
+        self._lane = Lane("journal", MOST_BYTES_WAITING, self._hear)
 
     def unfinished(self) -> list[Entry]:
         """Runs that are not done, oldest first."""
@@ -143,35 +144,33 @@ class Journal:
 
     def begin(self, uid: str, label: str) -> None:
         """Note that a run has begun."""
-        self._put(uid, partial(self._begin, uid, label), must=True)
+        self._put(uid, partial(self._begin, uid, label))
 
-    def hear(self, uid: str, name: str, doc: Document, size: int) -> None:
+    def hear(self, uid: str, copy: Copied) -> None:
         """Keep a document of a run."""
-        if uid in self._unkept:
-            return
-        if not self._put(uid, partial(self._hear, uid, name, doc), size):
+        if uid not in self._unkept and not self._lane.send(copy):
             self._unkept.add(uid)
-            self._put(uid, partial(self._unkeep, uid, "documents came faster than the disk takes them"), must=True)
+            self._put(uid, partial(self._unkeep, uid, "documents came faster than the disk takes them"))
 
     def end(self, uid: str) -> None:
         """Note that a run has ended: its documents are safe when this is written."""
-        self._put(uid, partial(self._end, uid), must=True)
+        self._put(uid, partial(self._end, uid))
 
     def give_up(self, uid: str, reason: str) -> None:
         """Note why a run is not done; it can be done later."""
-        self._put(uid, partial(self._note, uid, reason=reason), must=True)
+        self._put(uid, partial(self._note, uid, reason=reason))
 
     def analysed(self, uid: str, results: list[Lines], then: Callable[[], object]) -> None:
         """Keep a run's results until they are published, and call `then` when they are safe."""
-        self._put(uid, partial(self._analysed, uid, results, then), must=True)
+        self._put(uid, partial(self._analysed, uid, results, then))
 
     def published(self, uid: str, result: str) -> None:
         """Note that a result is written, and forget it; the run is done with the last of them."""
-        self._put(uid, partial(self._published, uid, result), must=True)
+        self._put(uid, partial(self._published, uid, result))
 
     def done(self, uid: str, reason: str = "") -> None:
         """Note that there is nothing more to do for a run."""
-        self._put(uid, partial(self._done, uid, reason), must=True)
+        self._put(uid, partial(self._done, uid, reason))
 
     def flush(self, timeout: float) -> bool:
         """Wait until all is written; gives whether it is."""
@@ -190,8 +189,8 @@ class Journal:
                 self._file.close()
         _unlock(self._locked)
 
-    def _put(self, uid: str, step: Callable[[], object], size: int = 1, must: bool = False) -> bool:
-        return self._lane.put(partial(self._safely, uid, step), size, must)
+    def _put(self, uid: str, step: Callable[[], object]) -> None:
+        self._lane.put(partial(self._safely, uid, step))
 
     def _safely(self, uid: str, step: Callable[[], object]) -> None:
         """Do a step, on the journal's thread; what the disk refuses is said once."""
@@ -216,9 +215,12 @@ class Journal:
         self._unkept.discard(uid)
         self._note(uid, state=BEGUN)
 
-    def _hear(self, uid: str, name: str, doc: Document) -> None:
-        if uid in self._unkept:
-            return
+    def _hear(self, copy: Copied) -> None:
+        uid, name, doc = opened(copy)
+        if uid not in self._unkept:
+            self._safely(uid, partial(self._keep, uid, name, doc))
+
+    def _keep(self, uid: str, name: str, doc: Document) -> None:
         if uid not in self._writers:
             if self._bytes() > MOST_BYTES:
                 raise OSError(f"it holds more than {MOST_BYTES / 1e9:g} GB of runs that are not done: bayes.finish()")

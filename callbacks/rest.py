@@ -8,7 +8,7 @@ from typing import Any
 
 from bluesky_bayes.callbacks.answers import sentence
 from bluesky_bayes.callbacks.journal import ANALYSED, Entry, Journal
-from bluesky_bayes.callbacks.runs import Document
+from bluesky_bayes.callbacks.runs import Document, stored_documents
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,10 @@ class _Source:
         if isinstance(self._source, Mapping):
             if uid not in self._source:
                 raise ValueError("the source does not hold it")
-            return list(self._source[uid].documents())
+            return list(stored_documents(self._source[uid]))
         if not self._runs:
             runs: Iterable[Any] = self._source
             self._runs = {next(iter(run.documents()))[1]["uid"]: run for run in runs}
         if uid not in self._runs:
             raise ValueError("the source does not hold it")
-        return list(self._runs[uid].documents())
+        return list(stored_documents(self._runs[uid]))

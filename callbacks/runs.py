@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.analysis import Recipe
 from bluesky_bayes.callbacks.collector import (
     BASELINE,
     CollectedRun,
@@ -42,6 +42,7 @@ __all__ = [
     "label_of",
     "pieces_of",
     "read_jsonl",
+    "stored_documents",
 ]
 
 CHANNEL = "channel"
@@ -49,6 +50,8 @@ CHANNEL = "channel"
 MOST_READINGS = 100
 """Values that are published beside an answer."""
 LONGEST_TEXT = 200
+TAGS_OF_OWNERS = ("user:", "service:")
+"""How tags begin that only the server gives, to what has no others."""
 SMALL_STEP = 0.1
 """Part of the largest step of a grid's slow axis that is no step but jitter."""
 
@@ -71,7 +74,7 @@ class Piece:
     events: tuple[int, ...] = ()
 
 
-def collect(documents: Iterable[tuple[str, Document]], analysis: Analysis | None = None) -> CollectedRun:
+def collect(documents: Iterable[tuple[str, Document]], analysis: Recipe | None = None) -> CollectedRun:
     """Collect all documents of one run, or what an analysis asks for of it.
 
     Raises
@@ -101,6 +104,18 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[str, Document]]:
                 yield _document(line, f"{path}, line {number}")
 
 
+def stored_documents(run: Any) -> Iterator[tuple[str, Document]]:
+    """Documents of a stored run, with its access tags, which Tiled keeps beside them.
+
+    Parameters
+    ----------
+    run : object that has ``.documents()``
+    """
+    tags = [tag for tag in getattr(run, "access_tags", None) or () if not tag.startswith(TAGS_OF_OWNERS)]
+    for name, doc in run.documents():
+        yield name, {**doc, "tiled_access_tags": tags} if name == "start" and tags else doc
+
+
 def _document(line: str, where: str) -> tuple[str, Document]:
     try:
         entry = json.loads(line)
@@ -112,17 +127,17 @@ def _document(line: str, where: str) -> tuple[str, Document]:
     raise ValueError(f"{where} is no Bluesky document: expected [name, document], got {line.strip()[:60]!r}")
 
 
-def dataset_of(run: CollectedRun, analysis: Analysis) -> Dataset:
+def dataset_of(run: CollectedRun, analysis: Recipe) -> Dataset:
     """The data set of a run, the last one where there are several: see `pieces_of`."""
     return pieces_of(run, analysis)[-1].dataset()
 
 
-def datasets_of(run: CollectedRun, analysis: Analysis) -> list[Dataset]:
+def datasets_of(run: CollectedRun, analysis: Recipe) -> list[Dataset]:
     """All data sets of a run; the first that cannot be made ends the rest: see `pieces_of`."""
     return [piece.dataset() for piece in pieces_of(run, analysis)]
 
 
-def pieces_of(run: CollectedRun, analysis: Analysis) -> list[Piece]:
+def pieces_of(run: CollectedRun, analysis: Recipe) -> list[Piece]:
     """Take out of a run what an analysis asks for: a curve of one point an event, or patterns, one an event.
 
     Fields that the analysis does not name come from the run's hints: x is what was scanned, y the first detector's
@@ -145,7 +160,7 @@ def pieces_of(run: CollectedRun, analysis: Analysis) -> list[Piece]:
         ) from error
 
 
-def _pieces(run: CollectedRun, analysis: Analysis) -> list[Piece]:
+def _pieces(run: CollectedRun, analysis: Recipe) -> list[Piece]:
     stream = _stream(run, analysis.stream)
     y = analysis.y or _measured(run, analysis)
     scanned = [fields[0] for fields in _scanned_fields(run, stream)]
@@ -171,14 +186,14 @@ class _Taking:
     Attributes
     ----------
     run : CollectedRun
-    analysis : Analysis
+    analysis : Analysis or PhaseAnalysis
     stream, y : str
     scanned : sequence of str
         First field of each scanned axis, the fastest axis last.
     """
 
     run: CollectedRun
-    analysis: Analysis
+    analysis: Recipe
     stream: str
     y: str
     scanned: Sequence[str]
@@ -458,7 +473,7 @@ def _lines(run: CollectedRun, stream: str, x: str, scanned: Sequence[str]) -> tu
 
 
 def _axes(
-    run: CollectedRun, analysis: Analysis, stream: str, rows: Rows, lengths: Sequence[int]
+    run: CollectedRun, analysis: Recipe, stream: str, rows: Rows, lengths: Sequence[int]
 ) -> tuple[str, list[Array]]:
     """Name and values of the abscissa of each pattern: a field, a device's configuration, or the channel's number."""
     name = analysis.x
@@ -483,7 +498,7 @@ def _axes(
 
 
 def _metadata(
-    run: CollectedRun, analysis: Analysis, stream: str, rows: Rows, axes: Sequence[str]
+    run: CollectedRun, analysis: Recipe, stream: str, rows: Rows, axes: Sequence[str]
 ) -> tuple[dict[str, Reading], list[str]]:
     """What else was known of these events, and notes on what was asked for and is not there."""
     found: dict[str, Reading] = {}
@@ -574,7 +589,7 @@ def _hinted(run: CollectedRun, stream: str, device: str) -> list[str]:
     return [field for field in fields if isinstance(field, str)] if isinstance(fields, list | tuple) else []
 
 
-def _measured(run: CollectedRun, analysis: Analysis) -> str:
+def _measured(run: CollectedRun, analysis: Recipe) -> str:
     """Find the first hinted number that was not scanned, else a pattern, else a file; detectors of the plan first."""
     stream, x = analysis.stream, analysis.x
     scanned = {x}.union(*_scanned_fields(run, stream))

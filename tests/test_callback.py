@@ -23,7 +23,7 @@ from bluesky_bayes.callbacks.worker import WorkerDiedError
 
 pytestmark = pytest.mark.usefixtures("no_compiling")
 
-SECONDS = 30.0
+SECONDS = 90.0
 Documents = list[tuple[str, Any]]
 
 

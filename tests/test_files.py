@@ -29,6 +29,7 @@ SIZE = (6, 8)
 IMAGE = Preparation(image=Image(rows=(1, 4), columns=(2, 7)))
 FRAMES = np.random.default_rng(0).integers(0, 200, (4, *SIZE)).astype(np.uint8)
 PATTERNS = FRAMES[:, 1:4, 2:7].sum(axis=1, dtype=np.float64)
+TIFF, JPEG, NPY = (f"multipart/related;type={kind}" for kind in ("image/tiff", "image/jpeg", "application/x-npy"))
 
 
 @pytest.fixture(autouse=True)
@@ -229,7 +230,11 @@ def test_a_file_that_is_locked_is_said_to_be(camera: Path) -> None:
         ({"uri": "file://ioc7/data/a.h5"}, "lies on another computer, 'ioc7': say where '/data/a.h5' is mounted here"),
         ({"uri": "s3://bucket/a.h5"}, "only addresses that begin with file:// are read here"),
         ({"uri": "http://[a/b"}, "only addresses|no address of a file"),
-        ({"mimetype": "text/csv"}, "lies in files of type 'text/csv', of which only HDF5 and TIFF are read here"),
+        ({"parameters": {"template": "{:d}.h5"}}, "lies in a series of HDF5 files, and what is read here is one"),
+        (
+            {"mimetype": "text/csv"},
+            "lies in files of type 'text/csv', and what is read here is one HDF5 file",
+        ),
         ({"parameters": None}, "has no dataset ''"),
     ],
 )
@@ -274,7 +279,7 @@ def test_series_of_tiff_files_are_patterns(tmp_path: Path, template: str, filena
     for i, frame in enumerate(FRAMES):
         tifffile.imwrite(tmp_path / name.replace("0.", f"{i}."), frame)
     parameters = {"template": template, "filename": filename, "chunk_shape": [1, *SIZE]}
-    tiffs = {**resource(tmp_path), "mimetype": files.TIFF, "parameters": parameters}
+    tiffs = {**resource(tmp_path), "mimetype": TIFF, "parameters": parameters}
     documents = documents_of([tiffs], [(0, (1, 5), (0, 4))], CAM, [0.0, 1, 2, 3])
     assert [each.y.tolist() for each in taken(documents)] == PATTERNS.tolist()
     broken = tmp_path / name.replace("0.", "2.")
@@ -284,9 +289,39 @@ def test_series_of_tiff_files_are_patterns(tmp_path: Path, template: str, filena
     assert "which is not there" in refused(documents)
 
 
+def test_series_of_numpy_files_are_patterns_and_bring_no_objects(tmp_path: Path) -> None:
+    for i, frame in enumerate(FRAMES):
+        np.save(tmp_path / f"{i}.npy", frame)
+    series = {**resource(tmp_path), "mimetype": NPY, "parameters": {"template": "{:d}.npy"}}
+    documents = documents_of([series], [(0, (1, 5), (0, 4))], CAM, [0.0, 1, 2, 3])
+    assert [each.y.tolist() for each in taken(documents)] == PATTERNS.tolist()
+    np.save(tmp_path / "1.npy", np.array([{}]), allow_pickle=True)
+    assert "1.npy with 'cam'" in (sentence := refused(documents)) and "cannot be read" in sentence
+
+
+def test_series_of_jpeg_files_are_patterns_of_their_brightness(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    flat = [np.full(SIZE, level, dtype=np.uint8) for level in (10, 200)]
+    for i, frame in enumerate(flat):
+        image.fromarray(np.stack([frame] * 3, axis=-1) if i else frame).save(tmp_path / f"{i}.jpg", quality=95)
+    series = {**resource(tmp_path), "mimetype": JPEG, "parameters": {"template": "{:d}.jpg"}}
+    documents = documents_of([series], [(0, (1, 3), (0, 2))], CAM, [0.0, 1])
+    found = [each.y for each in taken(documents)]
+    np.testing.assert_allclose(found, [np.full(5, 30.0), np.full(5, 600.0)], atol=6.0)
+    (tmp_path / "0.jpg").write_bytes((tmp_path / "0.jpg").read_bytes()[:40])
+    assert "is damaged, cut short, or not written to its end" in refused(documents)
+
+
+def test_an_hdf5_file_whose_list_of_datasets_is_damaged_is_said_to_be(camera: Path) -> None:
+    content = camera.read_bytes()
+    assert content.count(b"SNOD") > 1
+    camera.write_bytes(content.replace(b"SNOD", b"XXXX"))
+    assert "is damaged, cut short, or not written to its end" in refused(step_scan(camera))
+
+
 @pytest.mark.parametrize("template", ["frame.tif", "{:99999999d}.tif", "{0.__class__}", "../{:d}.tif", "%d%d.tif"])
 def test_templates_that_name_no_series_are_refused(tmp_path: Path, template: str) -> None:
-    tiffs = {**resource(tmp_path), "mimetype": files.TIFF, "parameters": {"template": template}}
+    tiffs = {**resource(tmp_path), "mimetype": TIFF, "parameters": {"template": template}}
     assert "which is no series of names" in refused(documents_of([tiffs], [(0, (1, 2), (0, 1))], CAM, [0.0]))
 
 

@@ -202,7 +202,7 @@ def test_live_an_event_before_its_descriptor_or_after_stop_is_left_out() -> None
     ended: list[bytes] = []
     desk = Desk(
         begin=lambda start: True,
-        heard=lambda uid, name, doc, size: None,
+        heard=lambda uid, name, copy: None,
         ask=lambda uid, collected: None,
         end=lambda uid, start, stop, collected: ended.append(collected),
         give_up=lambda uid, reason: pytest.fail(str(reason)),

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from bluesky_bayes.callbacks import BayesCallback, journal, publish
+from bluesky_bayes.callbacks.copies import copied
 from bluesky_bayes.callbacks.journal import Journal, JournalInUseError
 from bluesky_bayes.callbacks.runs import read_jsonl
 
@@ -252,7 +253,7 @@ def test_documents_come_back_as_they_were(tmp_path: Path) -> None:
     book = Journal(tmp_path, DIGEST)
     book.begin("one", "run one")
     for name, doc in [*documents[:2], ("event", event), documents[-1]]:
-        book.hear("one", name, doc, 1)
+        book.hear("one", copied("one", name, doc))
     book.end("one")
     assert book.flush(SECONDS)
     back = list(book.documents("one"))
@@ -283,13 +284,13 @@ def test_the_journal_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_documents_that_come_faster_than_the_disk_takes_them_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "MOST_WAITING", 3)
+    monkeypatch.setattr(journal, "MOST_BYTES_WAITING", 1000)
     book = Journal(tmp_path, DIGEST)
     released = threading.Event()
     book._lane.put(lambda: released.wait(SECONDS))
     book.begin("one", "run one")
     for name, doc in fakes.scan_documents(uid="one"):
-        book.hear("one", name, doc, 1)
+        book.hear("one", copied("one", name, doc))
     book.end("one")
     released.set()
     assert book.flush(SECONDS)

@@ -18,7 +18,6 @@ from event_model import DocumentNames, compose_run, schema_validators
 from ophyd import Kind
 from ophyd.sim import SynSignal
 
-from bluesky_bayes.analysis import Analysis
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.decisions import decide
 from bluesky_bayes.phases import Library, Pattern, PhaseAnalysis, PhaseSelection
@@ -250,7 +249,7 @@ class _Recorded:
 
 
 def test_past_runs_are_searched_for_phases(patterns: list[Pattern], folder: Path) -> None:
-    analysis: Analysis = PhaseAnalysis(library=folder, **FIELDS)
+    analysis = PhaseAnalysis(library=folder, **FIELDS)
     found = reprocess([_Recorded(recorded(patterns[:1]))], lambda *_: None, analysis)
     assert (len(found.done), found.failed) == (1, {})
 

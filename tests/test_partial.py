@@ -126,12 +126,12 @@ def test_a_pace_that_is_not_positive_is_refused(every: dict[str, Any]) -> None:
 
 
 def test_documents_beyond_what_may_wait_give_the_run_up_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "MOST_WAITING", 10)
+    monkeypatch.setattr(intake, "MOST_BYTES_WAITING", 10_000)
     released = threading.Event()
     with BayesCallback(fakes.Quick()) as bayes:
-        bayes._intake._lane.put(lambda: released.wait(SECONDS), size=0)
+        bayes._intake._lane.put(lambda: released.wait(SECONDS))
         uid = play(bayes, fakes.scan_documents(n=50))
-        with pytest.raises(NotDoneError, match=r"10 documents wait to be taken in, .* analyse it afterwards"):
+        with pytest.raises(NotDoneError, match=r"0.01 MB of documents wait to be taken in, .* analyse it afterwards"):
             bayes.result(uid, 0)
         released.set()
         assert bayes._intake._lane.drained(SECONDS)

@@ -11,7 +11,7 @@ from bluesky_bayes.cli.errors import plain_errors
 from bluesky_bayes.servers import connected
 
 if TYPE_CHECKING:
-    from bluesky_bayes.analysis import Analysis
+    from bluesky_bayes.analysis import Recipe
 
 
 def reprocess(
@@ -36,7 +36,7 @@ def reprocess(
             _reprocess(client, analysis, raw, processed, limit)
 
 
-def _reprocess(client: Any, analysis: Analysis, raw: str, processed: str, limit: int | None) -> None:
+def _reprocess(client: Any, analysis: Recipe, raw: str, processed: str, limit: int | None) -> None:
     from rich.console import Console
 
     from bluesky_bayes.reprocess import reprocess

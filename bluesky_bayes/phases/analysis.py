@@ -12,10 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from bluesky_bayes.analysis import DATA, Analysis, Files
-from bluesky_bayes.candidates import Candidates
+from bluesky_bayes.analysis import DATA, Files, Recipe
 from bluesky_bayes.dataset import Dataset
-from bluesky_bayes.families import peaks
 from bluesky_bayes.phases.fitting import Beliefs
 from bluesky_bayes.phases.library import Library, Source, digest_of, sources_in
 from bluesky_bayes.phases.patterns import Pattern
@@ -27,15 +25,14 @@ from bluesky_bayes.preparation import Preparation, check_entries
 EXAMPLES = "examples"
 """In place of a folder: the sixteen minerals of the package."""
 PARTS = ("data", "preparation", "library", "radiation", "beliefs", "files")
-NO_MODELS = peaks(counts=[0])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PhaseAnalysis(Analysis):
+class PhaseAnalysis(Recipe):
     """What to take out of a run, and which library to search: ``BayesCallback(PhaseAnalysis(library="cif"))``.
 
-    x is 2 theta in degrees, y counts: a point an event, or a pattern an event. What `Analysis` says of the fields holds
-    here too; sampling and noise have no meaning.
+    x is 2 theta in degrees, y counts: a point an event, or a pattern an event. Fields, preparation and files are those
+    of `Analysis`.
 
     Attributes
     ----------
@@ -56,12 +53,22 @@ class PhaseAnalysis(Analysis):
     formulas: tuple[str, ...] = ()
     between: tuple[float, float] | None = None
     beliefs: Beliefs = field(default_factory=Beliefs)
-    candidates: Candidates = field(default=NO_MODELS, init=False, repr=False)
+    x: str | None = None
+    y: str | None = None
+    stream: str = "primary"
+    sigma: str | None = None
+    exposure: str | None = None
+    i0: str | None = None
+    subtract: float = 0.0
+    patterns: str | None = None
+    preparation: Preparation = field(default_factory=Preparation)
+    metadata: tuple[str, ...] | None = None
+    files: Files = field(default_factory=Files)
     library_digest: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         """Check the choice, and take the library's digest."""
-        super().__post_init__()
+        self._check()
         folder = self.library if self.library == EXAMPLES else str(Path(self.library).resolve())
         given: dict[str, Any] = {
             "library": folder,
@@ -78,7 +85,7 @@ class PhaseAnalysis(Analysis):
         for name, value in given.items():
             object.__setattr__(self, name, value)
 
-    def __call__(self, data: Dataset) -> PhaseSelection:  # type: ignore[override]
+    def __call__(self, data: Dataset) -> PhaseSelection:
         """Answer the question for one pattern."""
         per = 1.0 if data.exposure is None else data.exposure
         sigma = None if data.sigma is None else data.sigma / per
@@ -109,7 +116,7 @@ class PhaseAnalysis(Analysis):
     def to_table(self) -> dict[str, Any]:
         """Plain data, as in the TOML file; `digest` of the library is for the record."""
         radiation = Radiation.of(self.radiation)
-        table = {name: part for name, part in super().to_table().items() if name in PARTS}
+        table = self._data()
         library: dict[str, Any] = {"folder": str(self.library), "digest": self.library_digest}
         library |= {name: list(value) for name in ("elements", "formulas") if (value := getattr(self, name))}
         table |= {

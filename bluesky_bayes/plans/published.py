@@ -8,7 +8,7 @@ from typing import Any
 
 from bluesky.utils import MsgGenerator
 
-from bluesky_bayes.analysis import Analysis
+from bluesky_bayes.analysis import Recipe
 from bluesky_bayes.answers import Answer
 from bluesky_bayes.callbacks.answers import sentence
 from bluesky_bayes.callbacks.backlog import promise
@@ -19,7 +19,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def wait_for_published(
-    processed: Any, uid: str, timeout: float = SECONDS_TO_WAIT, *, analysis: Analysis | None = None
+    processed: Any, uid: str, timeout: float = SECONDS_TO_WAIT, *, analysis: Recipe | None = None
 ) -> MsgGenerator[Answer]:
     """Wait, without blocking the RunEngine, for the answer for a run that a worker elsewhere publishes.
 
@@ -34,7 +34,7 @@ def wait_for_published(
         Of the run's start document.
     timeout : float
         Seconds; those of a pause do not count.
-    analysis : Analysis, optional
+    analysis : Analysis or PhaseAnalysis, optional
         The worker's recipe, where several publish there; by default any.
 
     Returns

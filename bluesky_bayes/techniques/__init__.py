@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bluesky_bayes import simulated
-from bluesky_bayes.analysis import Analysis, load
+from bluesky_bayes.analysis import Recipe, load
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.families.exafs import copper_shell
 from bluesky_bayes.families.mossbauer import example
@@ -107,6 +107,6 @@ def recipe(technique: str) -> Path:
     return Path(__file__).parent / f"{technique}.toml"
 
 
-def analysis(technique: str) -> Analysis:
+def analysis(technique: str) -> Recipe:
     """Load the recipe of a technique."""
     return load(recipe(technique))
