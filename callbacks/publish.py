@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -64,7 +65,7 @@ class Publisher:
             uri = checked_uri(target)
             process = self._process = Worker(prepare_to_write, SECONDS_TO_WRITE, name="results")
             self._write: Callable[[Lines], object] = lambda lines: process.submit(
-                write_to_uri, lambda: (uri, lines)
+                write_to_uri, lambda: (uri, lines, os.environ.get("TILED_API_KEY"))
             ).result()
         else:
             self._write = writer(target)

@@ -42,12 +42,12 @@ def writer(target: Any) -> Write:
     ModuleNotFoundError
         For a Tiled container without ``bluesky-tiled-plugins``.
     """
-    if hasattr(target, "create_container"):
+    if hasattr(target, "insert"):
+        return lambda lines: _into_broker(target, lines)
+    if hasattr(target, "create_container") and not _is_databroker(target):
         from bluesky_tiled_plugins import TiledWriter
 
         return lambda lines: _into_tiled(target, TiledWriter, lines)
-    if hasattr(target, "insert"):
-        return lambda lines: _into_broker(target, lines)
     if hasattr(target, "v1"):
         return lambda lines: _into_broker(target.v1, lines)
     if callable(target):
@@ -56,6 +56,12 @@ def writer(target: Any) -> Write:
         "publish must be the address of a Tiled container ('http://localhost:8000/processed'), a Tiled container "
         f"client (client['processed']), a databroker Broker or a callable (name, document); got {type(target).__name__}"
     )
+
+
+def _is_databroker(container: Any) -> bool:
+    """Whether a container is a databroker's, by its second interface, which creates nothing."""
+    specs = getattr(container, "specs", None) or ()
+    return any(spec.name == "CatalogOfBlueskyRuns" and str(spec.version).split(".")[0] == "1" for spec in specs)
 
 
 def checked_uri(uri: str) -> str:
@@ -83,24 +89,35 @@ def prepare_to_write() -> None:
     import tiled.client  # noqa: F401
 
 
-def write_to_uri(uri: str, lines: Lines) -> None:
-    """Write a result into the container at an address, in a process of its own; the key is TILED_API_KEY.
+def write_to_uri(uri: str, lines: Lines, key: str | None) -> None:
+    """Write a result into the container at an address, in a process of its own.
+
+    Parameters
+    ----------
+    uri : str
+    lines : Lines
+    key : str or None
+        The profile's TILED_API_KEY of today; it may have been set since this process was started.
 
     Raises
     ------
     RefusedError, UnreachableError
     """
+    if key is None:
+        os.environ.pop("TILED_API_KEY", None)
+    else:
+        os.environ["TILED_API_KEY"] = key
     try:
-        if uri not in _opened:
-            _opened[uri] = writer(_container(uri))
-        _opened[uri](lines)
+        if (uri, key) not in _opened:
+            _opened[uri, key] = writer(_container(uri))
+        _opened[uri, key](lines)
     except Exception as error:
-        _opened.pop(uri, None)
+        _opened.pop((uri, key), None)
         reason = f"{uri}: {_words(error)}"
         raise (UnreachableError if is_passing(error) else RefusedError)(reason) from None
 
 
-_opened: dict[str, Write] = {}
+_opened: dict[tuple[str, str | None], Write] = {}
 
 
 def is_passing(error: BaseException) -> bool:
@@ -118,9 +135,25 @@ def is_passing(error: BaseException) -> bool:
 
 
 def _words(error: Exception) -> str:
-    if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-        return f"{error}; is TILED_API_KEY set, and may it write there?"
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, RefusedError) else _refusal(error) or f"{type(error).__name__}: {error}"
+
+
+def _refusal(error: Exception) -> str:
+    """What to do where a Tiled server refuses; empty for other errors.
+
+    Tiled answers 401 both for a key that it does not know and for one whose scopes do not allow it, and 403 where the
+    account, or the tags of the result, do not.
+    """
+    if type(error).__name__ == "CannotPrompt":
+        return "the server wants a key, and TILED_API_KEY is not set"
+    match getattr(getattr(error, "response", None), "status_code", None):
+        case 401 if "Not enough permissions" not in str(error):
+            return f"{error}; the server does not know this key: TILED_API_KEY is wrong or has expired, set another"
+        case 401:
+            return f"{error}; this key may not write there: set TILED_API_KEY to one that was made with these scopes"
+        case 403:
+            return f"{error}; whoever has this key may not write this there: the server's staff give the right"
+    return ""
 
 
 def _container(uri: str) -> Any:
@@ -140,23 +173,38 @@ def _container(uri: str) -> Any:
 
 def _into_tiled(container: Any, tiled_writer: Any, lines: Lines) -> None:
     """Write a run that is not there yet; one that was left half-written is deleted first."""
-    if lines.uid in container:
-        if "stop" in container[lines.uid].metadata:
-            logger.info("result %s is there already", lines.uid)
-            return
-        container.delete_contents(lines.uid, recursive=True, external_only=False)
-    # By default short arrays are stored in a table, from where they may come back as text.
-    _send(tiled_writer(container, max_array_size=0), lines)
+    try:
+        if lines.uid in container:
+            if "stop" in container[lines.uid].metadata:
+                logger.info("result %s is there already", lines.uid)
+                return
+            logger.warning("result %s was left half-written: it is deleted and written anew", lines.uid)
+            container.delete_contents(lines.uid, recursive=True, external_only=False)
+        # By default short arrays are stored in a table, from where they may come back as text.
+        _send(tiled_writer(container, max_array_size=0), lines)
+    except Exception as error:
+        if refusal := _refusal(error):
+            raise RefusedError(refusal) from error
+        raise
 
 
 def _into_broker(broker: Any, lines: Lines) -> None:
     """Insert a run that is not there yet."""
     try:
-        there = bool(broker[lines.uid].stop)
+        header = broker[lines.uid]
     except Exception:  # each version says in its own way that a run is not there
-        there = False
-    if not there:
         _send(broker.insert, lines)
+        return
+    try:
+        whole = bool(header.stop)
+    except TypeError:  # databroker 2 makes a document of what is not there
+        whole = False
+    if not whole:
+        raise RefusedError(
+            f"the databroker holds result {lines.uid} without its end, since writing it was broken off: delete that "
+            "run in its database, which a Broker cannot; the result is kept and can be written then"
+        )
+    logger.info("result %s is there already", lines.uid)
 
 
 def _send(write: Callable[[str, dict[str, Any]], object], lines: Lines) -> None:

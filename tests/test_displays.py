@@ -239,7 +239,7 @@ assert len(drawn) == 3, drawn
 
 
 def test_in_qt_it_is_drawn_on_the_main_thread_while_the_engine_runs(repository: Path, tmp_path: Path) -> None:
-    pytest.importorskip("PySide6", reason="there is no Qt")
+    pytest.importorskip("PySide6.QtWidgets", reason="there is no Qt", exc_type=ImportError)
     environment = {"QT_QPA_PLATFORM": "offscreen", "PYTHONPATH": f"{repository}:{repository / 'tests'}"}
     picture = tmp_path / "live.png"
     outcome = subprocess.run(

@@ -133,7 +133,7 @@ def test_a_server_that_refuses_is_asked_once_for_each_result_and_the_result_is_k
     with front(status=403) as (address, handler):
         with BayesCallback(fakes.Quick(), publish=f"{address}/processed", journal=tmp_path) as bayes:
             uid = play(bayes, fakes.scan_documents())
-            with pytest.raises(RefusedError, match="is TILED_API_KEY set, and may it write there"):
+            with pytest.raises(RefusedError, match="whoever has this key may not write this there"):
                 bayes.published(uid, SECONDS)
             n_requests = handler.n_requests
             assert [entry.state for entry in bayes.unfinished().entries] == ["analysed"]

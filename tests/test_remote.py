@@ -21,6 +21,7 @@ from bluesky import RunEngine
 from bluesky import plan_stubs as bps
 from bluesky.plans import scan
 from bluesky.utils import RunEngineInterrupted
+from tileds import Server, free_port, until
 from typer.testing import CliRunner, Result
 
 from bluesky_bayes import Analysis, remote
@@ -50,85 +51,6 @@ basis = {slope = "x", offset = "1"}
 kind = "gaussian"
 sigma = 0.1
 """
-CONFIGURATION = """
-authentication:
-  providers:
-    - provider: toy
-      authenticator: tiled.authenticators:DictionaryAuthenticator
-      args: {users_to_passwords: {alice: secret1}}
-  secret_keys: [NOT-SO-SECRET]
-  tiled_admins: [{provider: toy, id: alice}]
-database: {uri: "sqlite:///FOLDER/users.db", init_if_not_exists: true}
-streaming_cache: {uri: memory}
-trees:
-  - path: /
-    tree: catalog
-    args:
-      uri: "sqlite:///FOLDER/catalog.db"
-      init_if_not_exists: true
-      writable_storage: ["file://localhostFOLDER/data", "duckdb:///FOLDER/tables.duckdb"]
-media_types:
-  BlueskyRun:
-    application/json-seq: bluesky_tiled_plugins.exporters:json_seq_exporter
-"""
-
-
-def until(condition: Callable[[], object], seconds: float = SECONDS) -> bool:
-    """Wait for something that happens elsewhere."""
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.5)  # asking costs the server something, too
-    return bool(condition())
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
-class Server:
-    """A Tiled server in a process of its own, with users, and keys for them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.uri = f"http://127.0.0.1:{free_port()}"
-        (folder / "data").mkdir()
-        (folder / "config.yml").write_text(CONFIGURATION.replace("FOLDER", str(folder)))
-        command = [sys.executable, "-m", "tiled", "serve", "config", str(folder / "config.yml")]
-        port = self.uri.rpartition(":")[2]
-        self._log = (folder / "log").open("w")
-        self._process = subprocess.Popen([*command, "--port", port], stdout=self._log, stderr=subprocess.STDOUT)
-
-    def wait(self) -> None:
-        import httpx
-
-        def answers() -> bool:
-            assert self._process.poll() is None, Path(self._log.name).read_text()
-            try:
-                return bool(httpx.get(f"{self.uri}/api/v1/").is_success)
-            except httpx.TransportError:
-                return False
-
-        assert until(answers), Path(self._log.name).read_text()
-        login = {"username": "alice", "password": "secret1", "grant_type": "password"}
-        token = httpx.post(f"{self.uri}/api/v1/auth/provider/toy/token", data=login).json()["access_token"]
-        self._header = {"Authorization": f"Bearer {token}"}
-
-    def key(self, *scopes: str) -> str:
-        import httpx
-
-        asked = {"scopes": list(scopes), "expires_in": 3600}
-        secret: str = httpx.post(f"{self.uri}/api/v1/auth/apikey", headers=self._header, json=asked).json()["secret"]
-        return secret
-
-    def close(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(SECONDS)
-        finally:
-            self._process.kill()
-            self._log.close()
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +167,28 @@ def test_a_worker_answers_what_it_missed_and_what_comes_and_never_twice(
     assert "Traceback" not in said
     rows = [line for line in said.splitlines() if "slope x + offset" in line and "decided" in line]
     assert len(rows) == 3
+
+
+def test_a_worker_with_a_journal_finishes_what_an_earlier_one_left(
+    server: Server, client: Any, key: str, recipe: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("zmq")
+    processed, documents = catalogue_of_runs(client, "by journal"), straight()
+    uid = documents[0][1]["uid"]
+    arguments = ["worker", "--recipe", str(recipe), "--zmq", f"tcp://127.0.0.1:{free_port()}", "--publish", server.uri]
+    arguments += ["--processed", "by journal", "--journal", str(tmp_path)]
+    with BayesCallback(Analysis.load(recipe), publish="http://127.0.0.1:9/none", journal=tmp_path) as earlier:
+        for name, doc in documents:
+            earlier(name, doc)
+        assert earlier.result(uid, SECONDS)
+        second = here(arguments, key)
+        assert second.exit_code == 2 and "is in use by process" in second.stderr
+        earlier.close(1.0)
+    outcome = here(arguments, key, lambda: len(processed))
+    assert outcome.exit_code == 0, outcome.output
+    assert answers_in(processed) == Counter([uid])
+    with BayesCallback(Analysis.load(recipe), journal=tmp_path) as later:
+        assert not later.unfinished()
 
 
 def test_a_worker_without_a_key_that_will_do_says_so_and_ends(server: Server, client: Any, recipe: Path) -> None:

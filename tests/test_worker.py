@@ -88,29 +88,48 @@ def test_what_waits_is_bounded_in_bytes_and_one_may_always_wait() -> None:
 
 
 def test_a_lane_keeps_the_order_survives_errors_and_says_when_it_is_full(caplog: pytest.LogCaptureFixture) -> None:
-    done, released = list[int](), threading.Event()
-    lane = Lane("steps", 5)
-    lane.put(lambda: released.wait(SECONDS), size=0)
-    lane.put(lambda: 1 // 0, size=0)
-    assert [lane.put(lambda i=i: done.append(i)) for i in range(7)] == [True] * 5 + [False] * 2  # type: ignore[misc]
-    assert lane.put(lambda: done.append(99), must=True)
+    done, released = list[str](), threading.Event()
+    lane = Lane(
+        "steps", 5, lambda piece: done.append(b"".join((piece,) if isinstance(piece, bytes) else piece).decode())
+    )
+    lane.put(lambda: released.wait(SECONDS))
+    lane.put(lambda: 1 // 0)
+    assert [lane.send(b"%d" % i) for i in range(7)] == [True] * 5 + [False] * 2
+    assert lane.send((b"a must", b" of two parts"), must=True)
+    lane.put(lambda: done.append("a step"))
     released.set()
     assert lane.drained(SECONDS)
-    assert done == [*range(5), 99]
+    assert done == ["0", "1", "2", "3", "4", "a must of two parts", "a step"]
     assert "a step of steps failed" in caplog.text
+    assert lane.send(b"one larger than all room, alone")
     assert lane.close(SECONDS)
-    assert not lane.put(lambda: None, must=True)
+    assert not lane.put(lambda: None)
+    assert not lane.send(b"", must=True)
 
 
-def test_a_lane_lets_other_threads_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    rests = list[float]()
+def test_a_lane_lets_other_threads_in_and_longer_while_they_hand_in_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    rests, released = list[float](), threading.Event()
     monkeypatch.setattr(backlog, "SECONDS_AT_A_STRETCH", -1.0)
+    lane = Lane("steps", 100_000, lambda piece: None)
+    lane.put(lambda: released.wait(SECONDS))
+    for size in (1000, 1000, 8000):
+        lane.send(b"." * size)
     monkeypatch.setattr(time, "sleep", rests.append)
-    lane = Lane("steps", 100)
-    for _ in range(20):
-        lane.put(lambda: None)
+    released.set()
     assert lane.close(SECONDS)
-    assert len(rests) == 20
+    assert rests == pytest.approx([2e-4 + 1e4 * 2e-7, *[2e-4] * 3])
+
+
+def test_a_lane_that_fills_up_does_not_wait_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    rests, released = list[float](), threading.Event()
+    monkeypatch.setattr(backlog, "SECONDS_AT_A_STRETCH", -1.0)
+    lane = Lane("steps", 1000, lambda piece: None)
+    lane.put(lambda: released.wait(SECONDS))
+    lane.send(b"." * 500)
+    monkeypatch.setattr(time, "sleep", rests.append)
+    released.set()
+    assert lane.close(SECONDS)
+    assert rests[0] == backlog.SECONDS_OF_REST
 
 
 PROFILE = """

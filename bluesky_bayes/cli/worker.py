@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from bluesky_bayes.callbacks import BayesCallback
+
 SECONDS_TO_CLOSE = 30.0
 SECONDS_OF_GRACE = 30.0
 SECONDS_BETWEEN_CHECKS = 60.0
@@ -57,6 +59,14 @@ def worker(
         float | None,
         typer.Option(metavar="SECONDS", help="With --zmq: also show an answer so far for runs that go on, so often."),
     ] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Remember here what was begun; what is not done is done after a restart.",
+            file_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Analyse each run as it ends, on another host than that of the RunEngine, until it is told to end.
 
@@ -83,7 +93,7 @@ def worker(
         runs = None if source is None else container(source, raw, "--raw")
         answers = None if target is None else catalogue_of_runs(target, processed)
         console = Console()
-        bayes = BayesCallback(analysis, publish=answers, every_seconds=every)
+        bayes = BayesCallback(analysis, publish=answers, every_seconds=every, journal=journal)
         stack.callback(bayes.close, SECONDS_TO_CLOSE)
         bayes.listen(AnswerTable(console=console))
         listener = follower = None
@@ -105,6 +115,8 @@ def worker(
         sources = " and ".join(filter(None, (zmq, f"{raw!r} of {tiled}" if tiled else "")))
         place = "this terminal only" if answers is None else f"{processed!r} of {publish or tiled}"
         logger.info("hearing runs from %s; answers go to %s", sources, place)
+        if journal is not None and bayes.unfinished():
+            threading.Thread(target=_finish, args=(bayes, runs, logger), daemon=True).start()
         _until_ended(console, doing)
 
 
@@ -155,6 +167,14 @@ def keys(
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _finish(bayes: BayesCallback, runs: Any, logger: logging.Logger) -> None:
+    """Do what the journal says is not done, beside what comes in."""
+    try:
+        logger.info("what an earlier worker left: %s", bayes.finish(runs))
+    except Exception as error:  # the catalogue may not answer
+        logger.warning("what an earlier worker left could not be done now: %s", error)
 
 
 @contextmanager
