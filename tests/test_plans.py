@@ -24,6 +24,7 @@ from bluesky_bayes.plans import (
     analysed,
     bisect_model_change,
     count_until_decisive,
+    next_best_point,
     scan_until_decisive,
     scan_where_models_differ,
     wait_for_result,
@@ -386,6 +387,17 @@ def test_points_are_measured_where_models_differ_until_one_stands_out(
     assert [row["n_points"] for row in trace] == [4, 6, 8]
     assert all(row["next_position"] in allowed and row["expected_gain"] >= 0 for row in trace[:-1])
     assert [row["decided"] for row in trace] == [False] * 2 + [True]
+
+
+def test_a_plan_of_ones_own_is_told_the_next_best_point(
+    engine: Any, judge: Callable[..., BayesCallback], make_selection: Callable[..., Any]
+) -> None:
+    allowed, answer = np.linspace(-1.0, 1.0, 21), make_selection((-90.0, -40.0, -40.5))
+    points = returned(engine, next_best_point(answer, allowed, judge(), 2, timeout=SECONDS))
+    assert [point.position in allowed for point in points] == [True, True]
+    assert 0.0 < points[0].gain <= points[1].gain
+    with pytest.raises(ValueError, match="position"):
+        engine(next_best_point(answer, [], judge(), timeout=SECONDS))
 
 
 @pytest.mark.parametrize("wrong", [{"first": 1}, {"first": 30, "max_points": 20}, {"batch": 0}, {"positions": [1.0]}])

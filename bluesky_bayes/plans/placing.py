@@ -23,6 +23,50 @@ from bluesky_bayes.selection import Selection
 ANSWER = {"n_points": "integer", **DECISION, "next_position": "number", "expected_gain": "number"}
 
 
+def next_best_point(
+    selection: Selection,
+    positions: npt.ArrayLike,
+    bayes: BayesCallback,
+    n: int = 1,
+    *,
+    seed: int = 0,
+    timeout: float = SECONDS_TO_WAIT,
+) -> MsgGenerator[tuple[NextPoint, ...]]:
+    """Choose where to measure next: of these positions the one where the models in question differ most.
+
+    For plans of your own: `bluesky_bayes.information.next_points`, computed in the worker; the RunEngine stays free.
+
+    Parameters
+    ----------
+    selection : Selection
+        The answer so far.
+    positions : (n_positions,) array_like
+        Where may be measured.
+    bayes : BayesCallback
+        Whose worker computes it.
+    n : int
+        How many points.
+    seed : int
+        Of simulated readings; another one for each choice keeps them independent.
+    timeout : float
+        Seconds to wait; those of a pause do not count.
+
+    Returns
+    -------
+    tuple of NextPoint
+        Each with its `position` and the information `gain`, in nats, expected from it and those before it.
+
+    Raises
+    ------
+    ValueError
+        For no positions.
+    TimeoutError
+        When the choice takes too long.
+    """
+    asked = bayes.submit(next_points, selection, np.asarray(positions, dtype=np.float64), n, seed)
+    return (yield from wait_for(asked, bayes, timeout, "choice of the next points"))
+
+
 def scan_where_models_differ(
     detectors: Sequence[Any],
     motor: Any,
@@ -39,7 +83,7 @@ def scan_where_models_differ(
     """Scan a few points evenly, then go where the models in question differ, until one model stands out.
 
     After each answer the plan chooses the positions whose readings are expected to tell most about which model holds,
-    see `bluesky_bayes.information.next_points`. All points belong to one run; each answer is an event of its stream
+    see `next_best_point`. All points belong to one run; each answer is an event of its stream
     ``decisions``, with the next position and the information that is expected from the next points, and what was asked
     for stands in its start document before the first point. Choosing points by earlier ones is fair, as is stopping by
     them, as long as the priors are right and one of the models holds; the points then lie unevenly, so that they are
@@ -126,8 +170,9 @@ def scan_where_models_differ(
                 if row["decided"] or n >= max_points:
                     following = [NextPoint(math.nan, math.nan)]
                 else:
-                    asked = bayes.submit(next_points, found, allowed, min(batch, max_points - n), n)
-                    following = list((yield from wait_for(asked, bayes, timeout, "choice of the next points")))
+                    wanted = min(batch, max_points - n)
+                    chosen = yield from next_best_point(found, allowed, bayes, wanted, seed=n, timeout=timeout)
+                    following = list(chosen)
             yield from bps.checkpoint()
             yield from record.put({
                 **row, "n_points": n, "next_position": following[0].position, "expected_gain": following[-1].gain
