@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +12,11 @@ import numpy as np
 from bluesky_bayes.blas import one_blas_thread
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Array, Dataset
+from bluesky_bayes.devices import AUTO, CPU, CUDA, PROCESSOR, Device
+from bluesky_bayes.devices import device as device_of
 from bluesky_bayes.exact import ROUNDING, exact_posterior, solve, why_not_exact
 from bluesky_bayes.jobs import EXCHANGE, SAMPLERS, Crew, Job, run_jobs
-from bluesky_bayes.kernels.build import kernels
+from bluesky_bayes.kernels.launch import CardKernels, why_not
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Gaussian, Noise, noise_for
@@ -47,7 +48,7 @@ def select(
     start: Selection | None = None,
     settings: Settings | None = None,
     sampler: str = "auto",
-    device: str = "auto",
+    device: str | Device = AUTO,
     threads: int | None = None,
 ) -> Selection:
     """Tell which of the candidates the data support, and with which parameters.
@@ -78,7 +79,8 @@ def select(
         parameters, with normal priors and Gaussian noise; "auto" takes the closed form where every model has one, else
         independent draws of a mixture for each model whose posterior one matches, which is far quicker, and replica
         exchange for the others. The notes say which.
-    device : {"auto", "cpu"}
+    device : {"auto", "cpu", "cuda", "cuda:1" ...} or Device
+        With "auto" a GPU where one works, see `bluesky_bayes.devices`, else the processor.
     threads : int, optional
         By default as many as there are processors to run on.
 
@@ -122,7 +124,7 @@ def select_many(
     start: Selection | None = None,
     settings: Settings | None = None,
     sampler: str = "auto",
-    device: str = "auto",
+    device: str | Device = AUTO,
     threads: int | None = None,
 ) -> list[Selection]:
     """`select` for many data sets, side by side; each answer is the one that `select` gives.
@@ -130,14 +132,14 @@ def select_many(
     Parameters and errors are those of `select`; `data` is a sequence of data sets.
     """
     settings = _settings(settings, error, budget)
-    chosen = _sampler(sampler, device)
+    chosen, where = _sampler(sampler), device_of(device)
     questions = [_Question.of(d, candidates, noise) for d in data]
-    with _crew(threads) as crew, one_blas_thread():
+    with _crew(threads, where) as crew, one_blas_thread():
         answers = {i: _solved(q, settings, seed, sampler) for i, q in enumerate(questions) if q.solved_by(sampler)}
         sampled = [i for i in range(len(questions)) if i not in answers]
         for first in range(0, len(sampled), BATCH):
             batch = [questions[i] for i in sampled[first : first + BATCH]]
-            jobs = [question.jobs(settings, seed, chosen, start) for question in batch]
+            jobs = [question.jobs(settings, seed, chosen, start, where=where) for question in batch]
             (found,) = _answers(batch, jobs, settings, seed, crew, False)
             answers |= zip(sampled[first : first + BATCH], found, strict=True)
     return [answers[i] for i in range(len(questions))]
@@ -154,7 +156,7 @@ def select_iter(
     start: Selection | None = None,
     settings: Settings | None = None,
     sampler: str = "auto",
-    device: str = "auto",
+    device: str | Device = AUTO,
     threads: int | None = None,
 ) -> Iterator[Selection]:
     """The answer as it grows: a first look after about a tenth of a second, then one after each round.
@@ -167,14 +169,14 @@ def select_iter(
         The first is made by a few particles and says that it is not to be trusted yet.
     """
     settings = _settings(settings, error, budget)
-    chosen, question = _sampler(sampler, device), _Question.of(data, candidates, noise)
+    chosen, where, question = _sampler(sampler), device_of(device), _Question.of(data, candidates, noise)
     if question.solved_by(sampler):
         with one_blas_thread():
             answer = _solved(question, settings, seed, sampler)
         yield answer
         return
-    jobs = question.jobs(settings, seed, chosen, start)
-    with _crew(threads) as crew:
+    jobs = question.jobs(settings, seed, chosen, start, where=where)
+    with _crew(threads, where) as crew:
         answers = _answers([question], [jobs], settings, seed, crew, True)
         while True:
             with one_blas_thread():
@@ -230,8 +232,9 @@ def refined(selection: Selection, error: float | None, budget: float | None, thr
         error = 0.5 * min(selection.settings.error, float(selection.log_evidence_error.max()) or math.inf)
     done = max(len(standing.infos[0].misfit) for standing in selection.standings)
     settings = replace(selection.settings, error=error, budget=budget, longest=done + selection.settings.longest)
-    jobs = question.jobs(settings, selection.seed, ASKED[selection.sampler])
-    with _crew(threads) as crew, one_blas_thread():
+    where = device_of(AUTO if selection.device.startswith(CUDA) else CPU)
+    jobs = question.jobs(settings, selection.seed, ASKED[selection.sampler], where=where)
+    with _crew(threads, where) as crew, one_blas_thread():
         list(crew.jobs.map(Job.resume, jobs, selection.standings))
         ((last,),) = _answers([question], [jobs], settings, selection.seed, crew, False)
     return last
@@ -246,7 +249,7 @@ def warm_up(candidates: Candidates, noise: Noise | None = None) -> None:
     question = _Question.of(Dataset(x, x), candidates, Gaussian(1.0))
     if isinstance(noise, Gaussian | None) and not question.inexact:
         return
-    job = question.jobs(Settings(chains=2), 0, EXCHANGE)[-1]
+    job = question.jobs(Settings(chains=2), 0, EXCHANGE, where=device_of())[-1]
     job.prepare()
     job.take([job.step(chain, WARMING) for chain in range(2)])
     curves_of(job.kernels, job.task, job.infos[0].samples)
@@ -288,13 +291,23 @@ class _Question:
         sampler: Sampler | None = None,
         start: Selection | None = None,
         from_prior: bool = False,
+        where: Device = PROCESSOR,
     ) -> list[Job]:
         """A job for each model, begun at the posterior of the model of that name in `start`."""
         _check_terms(self.candidates, MOST_TERMS)
         models = self.candidates.models
         tasks = [make_task([self.block], model, self.single) for model in models]
         return [
-            Job(kernels(self.single), task, settings, seed, model, sampler, _earlier(start, model, task), from_prior)
+            Job(
+                where.kernels(self.single),
+                task,
+                settings,
+                seed,
+                model,
+                sampler,
+                _earlier(start, model, task),
+                from_prior,
+            )
             for model, task in zip(models, tasks, strict=True)
         ]
 
@@ -372,7 +385,7 @@ def _selection(
         prior_probabilities=np.array(question.candidates.probabilities),
         seed=seed,
         sampler=next(("auto" if job.auto else job.sampler.name for job in jobs), EXACT),
-        device="cpu",
+        device=next((f"{CUDA}:{job.kernels.card.number}" for job in jobs if _on_card(job)), CPU),
         elapsed=elapsed,
         notes=(*question.data.notes, *_notes(question, jobs)),
         settings=settings,
@@ -396,8 +409,19 @@ def _notes(question: _Question, jobs: Sequence[Job]) -> Iterator[str]:
     if ways:
         each = "; ".join(f"{way} ({', '.join(names)})" for way, names in ways.items())
         yield f"sampled by {next(iter(ways)) if len(ways) == 1 else each}"
+    if any(_on_card(job) for job in jobs):
+        reasons = {job.model.name: why_not(job.task) for job in jobs if not _on_card(job)}
+        for reason in dict.fromkeys(reasons.values()):
+            yield f"{reason} ({', '.join(name for name, why in reasons.items() if why == reason)})"
+        if broken := next((job.kernels.card.broken for job in jobs if job.kernels.card.broken), ""):
+            yield f"the GPU failed while it sampled, and the processor went on: {broken}"
     if jobs and not question.single:
         yield "curves were computed in float64, since float32 would round them too much for these data"
+
+
+def _on_card(job: Job) -> bool:
+    """Whether a GPU samples it."""
+    return isinstance(job.kernels, CardKernels) and not why_not(job.task)
 
 
 def _way(job: Job) -> str:
@@ -432,20 +456,15 @@ def _settings(settings: Settings | None, error: float | None, budget: float | No
     )
 
 
-def _sampler(sampler: str, device: str) -> Sampler | None:
-    _check_choice("sampler", sampler, tuple(ASKED))
-    _check_choice("device", device, ("auto", "cpu"))
+def _sampler(sampler: str) -> Sampler | None:
+    if sampler not in ASKED:
+        raise ValueError(f"sampler must be one of {', '.join(map(repr, ASKED))} in this version; got {sampler!r}")
     return ASKED[sampler]
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))} in this version; got {value!r}")
-
-
-def _crew(threads: int | None) -> Crew:
+def _crew(threads: int | None, where: Device = PROCESSOR) -> Crew:
     if threads is None:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = where.threads
     if threads < 1:
         raise ValueError(f"threads must be 1 or more; got {threads}")
     return Crew(threads)

@@ -10,25 +10,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import softmax
-from bluesky_bayes.kernels.task import TERMS, Reference, Task
+from bluesky_bayes.kernels.task import LANES, Reference, Task
 from bluesky_bayes.priors import Z_MAX, at_quantile
 from bluesky_bayes.tasks import Group, in_order, starts
 
 PRIOR_WEIGHT = 0.05
 POOLED_WEIGHT = 0.1
 WIDER, POOLED_WIDER = 1.2, 1.25
-POINTS_PER_DIMENSION = 4
+TERMS, POINTS_PER_DIMENSION = 16, 4
 EM_STEPS = 10
 MOST_POINTS = 1500
 ROUND, RIDGE = 1e-3, 1e-10
 IMAGINED, IMAGINED_FOR_RIDGES = 0.02, 0.2
 NOISE_POINTS = 2001
-NEVER = -1e300
+NEVER = -1e30
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ class Start:
     def arrays(self) -> Reference:
         """As the kernels read it."""
         n, d = self.means.shape
-        log_weight, mean = np.full(TERMS, NEVER), np.zeros((d, TERMS))
-        shift, precision = np.zeros((d, TERMS)), np.zeros((d, d, TERMS))
+        size = -(-n // LANES) * LANES
+        log_weight, mean = np.full(size, NEVER), np.zeros((d, size))
+        shift, precision = np.zeros((d, size)), np.zeros((d, d, size))
         if n:
             whiten = np.linalg.inv(self.factors).astype(np.float64)
             inverse = np.einsum("mki,mkj->mij", whiten, whiten)
@@ -100,7 +102,7 @@ class Start:
             group_of[group.columns[:, group.location]] = g
         rows = [row for group in self.groups for row in group.columns]
         return Reference(
-            log_weight=log_weight[: TERMS if n else 0],
+            log_weight=log_weight,
             mean=mean.ravel(),
             shift=shift.ravel(),
             precision=precision.ravel(),
@@ -154,11 +156,12 @@ def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator, 
     scaled = (points - centre) / sd
     unit = sd[:, None] * np.linalg.cholesky(scaled.T @ scaled / n + RIDGE * np.eye(d))
     u, (rows, columns) = np.linalg.solve(unit, (points - centre).T).T, np.triu_indices(d)
-    # Each log density is linear in products of coordinates, so that both halves of a step are matrix products.
-    products = np.concatenate([u[:, rows] * u[:, columns], u, np.ones((n, 1))], axis=1)
+    # Each log density is linear in products of coordinates, so that both halves of a step are matrix products, in
+    # float32, whose rounding is far below `ROUND`.
+    products: Any = np.concatenate([u[:, rows] * u[:, columns], u, np.ones((n, 1))], axis=1).astype(np.float32)
     n_terms = max(1, min(TERMS - 2, np.unique(points[:, 0]).size // (POINTS_PER_DIMENSION * d)))
     pooled = ROUND * np.eye(d)
-    pooled[rows, columns] = pooled[columns, rows] = pooled[rows, columns] + products[:, : len(rows)].mean(axis=0)
+    pooled[rows, columns] = pooled[columns, rows] = pooled[rows, columns] + (u.T @ u / n)[rows, columns]
     means, weights = _far_apart(u, n_terms, rng), np.full(n_terms, 1.0 / n_terms)
     covariance = np.tile(pooled, (n_terms, 1, 1))
     for _ in range(EM_STEPS):
@@ -166,8 +169,8 @@ def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator, 
         pull = np.einsum("mij,mj->mi", inverse, means)
         constant = np.log(weights) - 0.5 * np.linalg.slogdet(covariance)[1] - 0.5 * np.sum(pull * means, axis=1)
         square = inverse[:, rows, columns] * np.where(rows == columns, -0.5, -1.0)
-        density = np.concatenate([square, pull, constant[:, None]], axis=1)
-        moments = softmax(density @ products.T) @ products
+        density = np.concatenate([square, pull, constant[:, None]], axis=1).astype(np.float32)
+        moments = (softmax(density @ products.T) @ products).astype(np.float64)
         count = moments[:, -1] + 1e-9
         weights, moments = count / count.sum(), moments / count[:, None]
         means = moments[:, len(rows) : len(rows) + d]

@@ -40,30 +40,56 @@ F = np.float{bits}
 {scalar}
 exp = exp_{word}
 log = log_{word}
+
+
+@small
+def team():
+    return 0
+
+
+@small
+def teams():
+    return 1
+
+
+@small
+def wait_for_all():
+    pass
+
+
+@small
+def spare_row(n):
+    return n - 1
+
+
+team_of_all, teams_of_all = team, teams
 """
 
 CURVE = """
 options = dict(fastmath={flags}, error_model="numpy", _nrt=False, cache=True)
 numbers = numba.types.CPointer(numba.float{bits})
 whole = numba.int64
-
-
-@numba.cfunc(numba.void(numbers, numbers, whole, numbers, whole, whole), **options)
-def fill(values, x, x0, new, n0, n):
-{load}
-    a, b = U64(x0), U64(n0)
-    for i in range(U64(n)):
-        new[b + i] = F({call})
-
-
-@numba.cfunc(
+pass_of_fill = numba.cfunc(numba.void(numbers, numbers, whole, numbers, whole, whole), **options)
+pass_of_trial = numba.cfunc(
     numba.float{bits}(
         numbers, numbers, numbers, whole, numba.float{bits}, numbers, whole, numbers, whole, numbers, whole, numbers,
         whole
     ),
     **options
 )
-def trial(values, x, weight, x0, amplitude, residual, r0, curve, c0, new, n0, trial, n):
+"""
+
+LOOPS = """
+@pass_of_fill
+def fill{which}(values, x, x0, new, n0, n):
+{load}
+    a, b = U64(x0), U64(n0)
+    for i in range(U64(n)):
+        new[b + i] = F({call})
+
+
+@pass_of_trial
+def trial{which}(values, x, weight, x0, amplitude, residual, r0, curve, c0, new, n0, trial, n):
 {load}
     a, r, c, b = U64(x0), U64(r0), U64(c0), U64(n0)
     s = F(0)
@@ -198,20 +224,31 @@ def curve(shape: ShapeSource, single: bool) -> Curve:
             module = _curve(shape, single)
     except (NumbaError, UnsupportedBytecodeError) as error:
         raise ValueError(_first_line(error)) from error
-    return Curve(module.fill.address, module.trial.address)
+    found = Curve(module.fill.address, module.trial.address)
+    _shapes.update({(address, single): shape for address in found})
+    return found
 
 
 @functools.cache
 def _kernels(single: bool) -> Any:
-    return _module("kernels", "\n".join((_header(single), CALLS.format(bits=_bits(single)), _body("engine"))))
+    return module_of("kernels", "\n".join((_header(single), CALLS.format(bits=_bits(single)), body_of("engine"))))
+
+
+def shape_at(address: int, single: bool) -> ShapeSource:
+    """The component whose compiled loop, of one kind or the other, is at an address that `curve` gave."""
+    return _shapes[address, single]
+
+
+_shapes: dict[tuple[int, bool], ShapeSource] = {}
 
 
 @functools.cache
 def _curve(shape: ShapeSource, single: bool) -> Any:
-    return _module("curve", "\n".join((_header(single), _shape_text(shape, single))))
+    loops = CURVE.format(flags=FAST_MATH, bits=_bits(single)), shape_text(shape)
+    return module_of("curve", "\n".join((_header(single), *loops)))
 
 
-def _module(kind: str, text: str) -> ModuleType:
+def module_of(kind: str, text: str) -> ModuleType:
     """Import this text, from a file in the cache."""
     import llvmlite
     import numba
@@ -253,11 +290,11 @@ def _header(single: bool) -> str:
         single=single,
         bits=_bits(single),
         word="single" if single else "double",
-        scalar=_body("scalar"),
+        scalar=body_of("scalar"),
     )
 
 
-def _body(module: str) -> str:
+def body_of(module: str) -> str:
     """Text of one of this package's modules without its imports."""
     text = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
     imports = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -265,21 +302,21 @@ def _body(module: str) -> str:
     return "\n".join(line for n, line in enumerate(text.splitlines(), 1) if n not in dropped)
 
 
-def _shape_text(shape: ShapeSource, single: bool) -> str:
-    """Compiled loops of a component, all its functions inlined: a call inside would keep them from being vectors.
+def shape_text(shape: ShapeSource, which: str = "") -> str:
+    """Loops of a component, all its functions inlined: a call inside would keep them from being vectors.
 
-    They are renamed so that they cannot collide with the header's.
+    The functions are renamed so that they cannot collide with the header's, nor, where `which` tells them apart, with
+    those of another component.
     """
     tree = ast.parse(shape.source)
-    names = {node.name: f"c_{node.name}" for node in tree.body if isinstance(node, ast.FunctionDef)}
-    names |= {name: f"c_{name}" for name, _ in shape.constants}
-    constants = "\n".join(f"c_{name} = F({value!r})" for name, value in shape.constants)
+    names = {node.name: f"c{which}_{node.name}" for node in tree.body if isinstance(node, ast.FunctionDef)}
+    names |= {name: f"c{which}_{name}" for name, _ in shape.constants}
+    constants = "\n".join(f"{names[name]} = F({value!r})" for name, value in shape.constants)
     functions = "\n\n".join(f"@small\n{ast.unparse(_Typed(names).visit(node))}" for node in tree.body)
     values = ", ".join(f"p{i}" for i in range(shape.n_values))
     load = "\n".join(f"    p{i} = values[{i}]" for i in range(shape.n_values)) or "    pass"
-    call = f"c_{shape.name}(x[a + i]{', ' if values else ''}{values})"
-    loops = CURVE.format(flags=FAST_MATH, bits=_bits(single), load=load, call=call)
-    return "\n".join((constants, functions, loops))
+    call = f"{names[shape.name]}(x[a + i]{', ' if values else ''}{values})"
+    return "\n".join((constants, functions, LOOPS.format(which=which, load=load, call=call)))
 
 
 class _Typed(ast.NodeTransformer):

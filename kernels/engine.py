@@ -15,14 +15,20 @@ from bluesky_bayes.kernels.plain import (
     F,
     cos_turns,
     exp_double,
+    exp_single,
     fill_curve,
     inner,
     jit,
     log,
-    log_double,
     log_single,
     small,
+    spare_row,
+    team,
+    team_of_all,
+    teams,
+    teams_of_all,
     trial_curve,
+    wait_for_all,
 )
 
 GAUSSIAN, POISSON, STUDENT_T = 0, 1, 2
@@ -34,7 +40,6 @@ IMPOSSIBLE = 1e300
 FAR = 1e8 if SINGLE else 1e20
 TINY = 1e-30
 MOVE, SWAP, RESAMPLE = 0, 1, 2
-TERMS = 16
 BINS, JUMP_EVERY = 24, 4
 ROOT_2PI = 2.5066282746310002
 EDGE, OUTSIDE = 0.01, 10.0
@@ -64,13 +69,13 @@ def unit(word):
 
 
 @jit
-def fill_random(n, sweep, round_, purpose, key0, key1, normals, log_uniforms):
-    """`n` standard normals (Box and Muller) and logarithms of uniforms for one sweep."""
-    s, r, q, k0, k1 = U64(sweep), U64(round_), U64(purpose), U64(key0), U64(key1)
+def fill_random(first, n, sweep, round_, purpose, key0, key1, normals, log_uniforms):
+    """Draws `first` to ``first + n`` of a sweep: standard normals (Box and Muller) and logarithms of uniforms."""
+    f, s, r, q, k0, k1 = U64(first), U64(sweep), U64(round_), U64(purpose), U64(key0), U64(key1)
     for i in range(U64(n)):
-        a, b, c, _ = philox(s, U64(i), r, q, k0, k1)
-        normals[i] = np.sqrt(np.float32(-2.0) * log_single(unit(a))) * cos_turns(unit(b))
-        log_uniforms[i] = log_single(unit(c))
+        a, b, c, _ = philox(s, f + i, r, q, k0, k1)
+        normals[f + i] = np.sqrt(np.float32(-2.0) * log_single(unit(a))) * cos_turns(unit(b))
+        log_uniforms[f + i] = log_single(unit(c))
 
 
 @small
@@ -247,28 +252,24 @@ def sum_of_squares(weight, w0, residual, r0, n):
 
 
 @inner
-def log_sum(terms, at):
-    """Logarithm of the sum of the exponentials of the `TERMS` numbers from `at`."""
+def log_sum(terms, at, n):
+    """Logarithm of the sum of the exponentials of the `n` numbers from `at`: their differences in float32."""
     a = U64(at)
     top = terms[a]
-    for m in range(U64(TERMS)):
+    for m in range(U64(n)):
         top = max(top, terms[a + m])
-    total = 0.0
-    for m in range(U64(TERMS)):
-        total += exp_double(terms[a + m] - top)
-    return top + log_double(total)
+    total = np.float32(0.0)
+    for m in range(U64(n)):
+        total += exp_single(np.float32(terms[a + m] - top))
+    return top + float(log_single(total))
 
 
-@jit
-def refer(reference, score, p):
-    """Everything of row `p` of `score` from its coordinates: exchangeable components take their places in order."""
-    n = reference.group_of.size
-    if reference.log_weight.size == 0:
-        return
-    z, place, square = score.z, score.place, 0.0
-    for j in range(n):
+@small
+def take_places(reference, score, p):
+    """Coordinate of the reference that each parameter of row `p` has: exchangeable components stand in order."""
+    z, place = score.z, score.place
+    for j in range(reference.group_of.size):
         place[p, j] = j
-        square += z[p, j] * z[p, j]
     for group in range(reference.group_start.size - 1):
         first, last = reference.group_start[group], reference.group_start[group + 1]
         for c in range(first, last):
@@ -280,23 +281,39 @@ def refer(reference, score, p):
             to = reference.member_start[rank]
             for k in range(reference.member_start[c], reference.member_start[c + 1]):
                 place[p, reference.member[k]] = reference.member[to + k - reference.member_start[c]]
-    gradient, terms, row = score.gradient, score.terms, U64(p * n * TERMS)
+
+
+@jit
+def refer(reference, score, p):
+    """Everything of row `p` of `score` from its coordinates."""
+    n, size = reference.group_of.size, reference.log_weight.size
+    if size == 0:
+        return
+    take_places(reference, score, p)
+    gradient, terms, row = score.gradient, score.terms, U64(p * n * size)
     precision, mean = reference.precision, reference.mean
-    for i in range(U64(n * TERMS)):
+    for i in range(U64(n * size)):
         gradient[row + i] = -reference.shift[i]
     for j in range(n):
-        value, column = z[p, j], U64(place[p, j] * n * TERMS)
-        for i in range(U64(n * TERMS)):
-            gradient[row + i] += precision[column + i] * value
-    at = U64(p * TERMS)
-    for m in range(U64(TERMS)):
+        add_column(precision, score.place[p, j] * n * size, score.z[p, j], gradient, p * n * size, n * size)
+    at, square = U64(p * size), 0.0
+    for m in range(U64(size)):
         terms[at + m] = reference.log_weight[m]
     for j in range(n):
-        value, column = 0.5 * z[p, j], U64(place[p, j] * TERMS)
-        for m in range(U64(TERMS)):
+        value, column = 0.5 * score.z[p, j], U64(score.place[p, j] * size)
+        for m in range(U64(size)):
             terms[at + m] -= (value - 0.5 * mean[column + m]) * gradient[row + column + m]
+        square += score.z[p, j] * score.z[p, j]
     score.square[p] = square
-    score.value[p] = -(log_sum(terms, at) + 0.5 * square)
+    score.value[p] = -(log_sum(terms, at, size) + 0.5 * square)
+
+
+@inner
+def add_column(source, s0, factor, target, t0, n):
+    """Add `factor` times `n` numbers to others."""
+    s, t = U64(s0), U64(t0)
+    for i in range(U64(n)):
+        target[t + i] += factor * source[s + i]
 
 
 @small
@@ -314,39 +331,59 @@ def crosses(reference, score, p, j, z):
 
 
 @jit
+def cross_reference(reference, score, p, j, z):
+    """`trial_reference` where components change places."""
+    n, size, trial = reference.group_of.size, reference.log_weight.size, spare_row(score.value.size)
+    terms, gradient, change, row, new = score.terms, score.gradient, score.change, p * n * size, trial * n * size
+    for k in range(n):
+        score.z[trial, k], change[trial, k] = score.z[p, k], 0.0
+    score.z[trial, j] = z
+    take_places(reference, score, trial)
+    for k in range(n):
+        change[trial, score.place[trial, k]] += score.z[trial, k]
+        change[trial, score.place[p, k]] -= score.z[p, k]
+    for i in range(U64(n * size)):
+        gradient[U64(new) + i] = 0.0
+    for k in range(n):
+        if change[trial, k] != 0.0:
+            add_column(reference.precision, k * n * size, change[trial, k], gradient, new, n * size)
+    copy_points(terms, p * size, terms, trial * size, size)
+    for k in range(n):
+        if change[trial, k] != 0.0:
+            to, here, there = U64(trial * size), U64(row + k * size), U64(new + k * size)
+            for m in range(U64(size)):
+                terms[to + m] -= change[trial, k] * (gradient[here + m] + 0.5 * gradient[there + m])
+
+
+@small
 def trial_reference(reference, score, p, j, z):
     """Reference energy of row `p` with coordinate `j` at `z`; the last row of `score` holds what was worked out."""
-    n, trial = reference.group_of.size, score.value.size - 1
+    n, size, trial = reference.group_of.size, reference.log_weight.size, spare_row(score.value.size)
+    step, i = z - score.z[p, j], score.place[p, j]
     if crosses(reference, score, p, j, z):
-        for k in range(n):
-            score.z[trial, k] = score.z[p, k]
-        score.z[trial, j] = z
-        refer(reference, score, trial)
-        return score.value[trial]
-    change, i = z - score.z[p, j], score.place[p, j]
-    terms, gradient, precision = score.terms, score.gradient, reference.precision
-    at, to, g, c = U64(p * TERMS), U64(trial * TERMS), U64((p * n + i) * TERMS), U64((i * n + i) * TERMS)
-    for m in range(U64(TERMS)):
-        terms[to + m] = terms[at + m] - change * (gradient[g + m] + 0.5 * change * precision[c + m])
+        cross_reference(reference, score, p, j, z)
+    else:
+        terms, gradient, precision = score.terms, score.gradient, reference.precision
+        at, to, g, c = U64(p * size), U64(trial * size), U64((p * n + i) * size), U64((i * n + i) * size)
+        for m in range(U64(size)):
+            terms[to + m] = terms[at + m] - step * (gradient[g + m] + 0.5 * step * precision[c + m])
     score.square[trial] = score.square[p] + z * z - score.z[p, j] * score.z[p, j]
-    score.value[trial] = -(log_sum(terms, to) + 0.5 * score.square[trial])
+    score.value[trial] = -(log_sum(score.terms, trial * size, size) + 0.5 * score.square[trial])
     return score.value[trial]
 
 
-@jit
+@small
 def commit_reference(reference, score, p, j, z):
     """Take the proposal that `trial_reference` worked out."""
-    n, trial = reference.group_of.size, score.value.size - 1
-    gradient, precision, row = score.gradient, reference.precision, U64(p * n * TERMS)
+    n, size, trial = reference.group_of.size, reference.log_weight.size, spare_row(score.value.size)
     if crosses(reference, score, p, j, z):
-        copy_points(gradient, trial * n * TERMS, gradient, p * n * TERMS, n * TERMS)
+        add_column(score.gradient, trial * n * size, 1.0, score.gradient, p * n * size, n * size)
         for k in range(n):
             score.place[p, k] = score.place[trial, k]
     else:
-        change, column = z - score.z[p, j], U64(score.place[p, j] * n * TERMS)
-        for i in range(U64(n * TERMS)):
-            gradient[row + i] += precision[column + i] * change
-    copy_points(score.terms, trial * TERMS, score.terms, p * TERMS, TERMS)
+        column, step = score.place[p, j] * n * size, z - score.z[p, j]
+        add_column(reference.precision, column, step, score.gradient, p * n * size, n * size)
+    copy_points(score.terms, trial * size, score.terms, p * size, size)
     score.square[p] = score.square[trial]
     score.value[p] = score.value[trial]
     score.z[p, j] = z
@@ -674,9 +711,10 @@ def replace_replica(task, reference, state, score, p, q):
     state.energy[p] = state.energy[q]
     copy_points(state.residual, q * n_points, state.residual, p * n_points, n_points)
     copy_points(state.curves, q * n_curves, state.curves, p * n_curves, n_curves)
-    if reference.log_weight.size > 0:
-        copy_points(score.gradient, q * n * TERMS, score.gradient, p * n * TERMS, n * TERMS)
-        copy_points(score.terms, q * TERMS, score.terms, p * TERMS, TERMS)
+    size = reference.log_weight.size
+    if size > 0:
+        copy_points(score.gradient, q * n * size, score.gradient, p * n * size, n * size)
+        copy_points(score.terms, q * size, score.terms, p * size, size)
         for j in range(n):
             score.place[p, j] = score.place[q, j]
         score.square[p], score.value[p] = score.square[q], score.value[q]
@@ -690,7 +728,7 @@ def carry(task, reference, state, score, p, beta, strides, level, draw, scratch)
     and width follow the shapes: the step goes along a ridge on which amplitudes and shapes make up for each other. The
     change of width enters Metropolis' rule.
     """
-    linear, trial, n = scratch.linear, state.z.shape[0] - 1, task.linear.size
+    linear, trial, n = scratch.linear, spare_row(state.z.shape[0]), task.linear.size
     size, turn = np.exp(float(scratch.log_uniforms[draw])), np.exp(float(scratch.log_uniforms[draw + 1]))
     size = STRIDE / np.sqrt(float(task.free.size)) * (1.0 if size < 0.34 else (0.3 if size < 0.67 else 0.1))
     turn = 0.0 if turn < 0.25 else (0.1 if turn < 0.5 else (0.3 if turn < 0.75 else 1.0))
@@ -815,6 +853,58 @@ def draws_of_sweep(task):
     return single_draws(task) + (CARRIES * carry_draws(task) if task.linear.size > 0 else 0)
 
 
+@inner
+def sweep_level(
+    task, reference, state, score, fresh, betas, steps, strides, group_size, n_adapt, order, level, t, scratch, accepted
+):
+    """Sweep `t` of one level of a ladder, whose draws are in `scratch`."""
+    hits, n_draws, p = scratch.hits, draws_of_sweep(task), order[level]
+    for g in range(group_size.size):
+        hits[g] = 0.0
+    if level == 0 and betas[0] == 0.0:
+        renew_replica(task, reference, state, score, p, fresh, t, scratch)
+    else:
+        sweep_replica(
+            task, reference, state, score, p, betas[level], steps, strides, level, hits, level * n_draws, t, scratch
+        )
+    for g in range(group_size.size):
+        rate = hits[g] / group_size[g]
+        if t < n_adapt and (level > 0 or betas[0] > 0.0):
+            steps[level, g] = min(1.0, steps[level, g] * np.exp((rate - TARGET) * 2.0 / np.sqrt(10.0 + t)))
+        else:
+            accepted[level, g] += rate
+
+
+@inner
+def refresh(task, reference, state, score, beta, p, scratch):
+    """Everything of replica `p` anew; gives the rounding error that its energy had."""
+    before, there = state.energy[p], score.value[p]
+    rebuild(task, state, p, scratch)
+    refer(reference, score, p)
+    if not before < FAR:
+        return 0.0
+    return beta * abs(state.energy[p] - before) + (1.0 - beta) * abs(score.value[p] - there)
+
+
+@inner
+def end_sweep(
+    state, score, betas, n_adapt, round_, key0, key1, order, t, scratch, energies, misfit, samples, rejected, trips
+):
+    """Swaps of neighbours after sweep `t`, and what is kept of it."""
+    n_levels = betas.size
+    fill_random(0, n_levels, t, round_, SWAP, key0, key1, scratch.normals, scratch.log_uniforms)
+    if t == n_adapt:
+        for level in range(n_levels - 1):
+            rejected[level] = 0.0
+    swap_neighbours(t % 2, betas, state.energy, score.value, order, scratch.log_uniforms, rejected)
+    count_trips(order, trips)
+    for level in range(n_levels):
+        energies[t, level] = state.energy[order[level]] - score.value[order[level]]
+    misfit[t] = state.energy[order[n_levels - 1]]
+    for j in range(samples.shape[1]):
+        samples[t, j] = state.z[order[n_levels - 1], j]
+
+
 @jit
 def run_ladder(
     task,
@@ -841,6 +931,8 @@ def run_ladder(
 ):
     """Sweeps of a ladder of replicas with non-reversible swaps; gives the largest rounding error of an energy.
 
+    Levels are divided among the teams of a device's block, and each gives the error of its own.
+
     Steps are adapted towards an acceptance of 0.44 in the first `n_adapt` sweeps and kept after. `energies`
     (n_sweeps, n_levels), and of the coldest level `misfit` (n_sweeps: its energy E) and `samples` (n_sweeps,
     n_parameters: its coordinates) are filled; `rejected`
@@ -849,50 +941,29 @@ def run_ladder(
     ``exp(-beta E - (1 - beta) V)`` over the prior, with the reference's energy V; `energies` are ``E - V``. A first
     level at beta = 0 takes the independent draws `fresh` (n_sweeps, n_parameters).
     """
-    n_levels, n_parameters, n_draws = betas.size, state.z.shape[1], draws_of_sweep(task)
-    hits = scratch.hits
-    for p in range(n_levels):
+    n_levels, n_draws = betas.size, draws_of_sweep(task)
+    for p in range(team(), n_levels, teams()):
         rebuild(task, state, p, scratch)
         refer(reference, score, p)
+    wait_for_all()
     drift = 0.0
     for t in range(energies.shape[0]):
-        fill_random(n_levels * n_draws, t, round_, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
-        for level in range(n_levels):
-            for g in range(group_size.size):
-                hits[g] = 0.0
-            p, draw = order[level], level * n_draws
-            if level == 0 and betas[0] == 0.0:
-                renew_replica(task, reference, state, score, p, fresh, t, scratch)
-            else:
-                sweep_replica(
-                    task, reference, state, score, p, betas[level], steps, strides, level, hits, draw, t, scratch
-                )
-            for g in range(group_size.size):
-                rate = hits[g] / group_size[g]
-                if t < n_adapt and (level > 0 or betas[0] > 0.0):
-                    steps[level, g] = min(1.0, steps[level, g] * np.exp((rate - TARGET) * 2.0 / np.sqrt(10.0 + t)))
-                else:
-                    accepted[level, g] += rate
-        if t % REFRESH == REFRESH - 1:
-            for level in range(n_levels):
-                p = order[level]
-                before, there = state.energy[p], score.value[p]
-                rebuild(task, state, p, scratch)
-                refer(reference, score, p)
-                if before < FAR:
-                    off = betas[level] * abs(state.energy[p] - before)
-                    drift = max(drift, off + (1.0 - betas[level]) * abs(score.value[p] - there))
-        fill_random(n_levels, t, round_, SWAP, key0, key1, scratch.normals, scratch.log_uniforms)
-        if t == n_adapt:
-            for level in range(n_levels - 1):
-                rejected[level] = 0.0
-        swap_neighbours(t % 2, betas, state.energy, score.value, order, scratch.log_uniforms, rejected)
-        count_trips(order, trips)
-        for level in range(n_levels):
-            energies[t, level] = state.energy[order[level]] - score.value[order[level]]
-        misfit[t] = state.energy[order[n_levels - 1]]
-        for j in range(n_parameters):
-            samples[t, j] = state.z[order[n_levels - 1], j]
+        for level in range(team(), n_levels, teams()):
+            draw = level * n_draws
+            fill_random(draw, n_draws, t, round_, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
+            sweep_level(
+                task, reference, state, score, fresh, betas, steps, strides, group_size, n_adapt, order, level, t,
+                scratch, accepted,
+            )  # fmt: skip
+            if t % REFRESH == REFRESH - 1:
+                drift = max(drift, refresh(task, reference, state, score, betas[level], order[level], scratch))
+        wait_for_all()
+        if team() == 0:
+            end_sweep(
+                state, score, betas, n_adapt, round_, key0, key1, order, t, scratch, energies, misfit, samples,
+                rejected, trips,
+            )  # fmt: skip
+        wait_for_all()
     return drift
 
 
@@ -911,7 +982,7 @@ def settle(task, reference, state, score, z, i, scratch):
 @jit
 def weigh(task, reference, state, score, z, scratch, energies, misfit):
     """`energies` (``E - V``) and `misfit` (E) of coordinates (n, n_parameters)."""
-    for i in range(z.shape[0]):
+    for i in range(team_of_all(), z.shape[0], teams_of_all()):
         p = settle(task, reference, state, score, z, i, scratch)
         energies[i] = state.energy[p] - score.value[p]
         misfit[i] = state.energy[p]
@@ -973,7 +1044,7 @@ def choose(
     for i in range(energies.size):
         so_far += np.exp((beta - betas[level + 1]) * (energies[i] - least))
         total[i] = so_far
-    fill_random(1, level + 1, round_, RESAMPLE, key0, key1, normals, log_uniforms)
+    fill_random(0, 1, level + 1, round_, RESAMPLE, key0, key1, normals, log_uniforms)
     point, parent = np.exp(float(log_uniforms[0])), 0
     for a in range(parents.size):
         while parent < energies.size - 1 and total[parent] * parents.size < (a + point) * so_far:
@@ -995,11 +1066,11 @@ def move_particles(
     n_draws = draws_of_sweep(task)
     for g in range(scratch.hits.size):
         scratch.hits[g] = 0.0
-    for a in range(parents.size):
+    for a in range(team_of_all(), parents.size, teams_of_all()):
         p = settle(task, reference, state, score, before, parents[a], scratch)
         for t in range(n_sweeps):
             row, at = a * n_sweeps + t, (first + a) * n_sweeps + t
-            fill_random(n_draws, at, round_ + level, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
+            fill_random(0, n_draws, at, round_ + level, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
             sweep_replica(task, reference, state, score, p, beta, steps, strides, level, scratch.hits, 0, t, scratch)
             energies[row] = state.energy[p] - score.value[p]
             misfit[row] = state.energy[p]

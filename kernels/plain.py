@@ -38,12 +38,12 @@ def exp_double(x: float) -> float:
     return math.exp(x)
 
 
-def log_double(x: float) -> float:
-    """Natural logarithm in double precision."""
-    return math.log(x)
+def exp_single(x: Any) -> float:
+    """Exponential in single precision."""
+    return math.exp(x)
 
 
-def log_single(x: float) -> float:
+def log_single(x: Any) -> float:
     """Natural logarithm in single precision, for random numbers."""
     return math.log(x)
 
@@ -51,6 +51,35 @@ def log_single(x: float) -> float:
 def cos_turns(x: float) -> float:
     """Cosine of `x` full turns."""
     return math.cos(2.0 * math.pi * x)
+
+
+def team() -> int:
+    """Number of this team among those that share a ladder. Here there is one."""
+    return 0
+
+
+def teams() -> int:
+    """Teams that share a ladder."""
+    return 1
+
+
+def team_of_all() -> int:
+    """Number of this team among all that work on one call."""
+    return 0
+
+
+def teams_of_all() -> int:
+    """Teams that work on one call."""
+    return 1
+
+
+def wait_for_all() -> None:
+    """Wait for all teams that share a ladder."""
+
+
+def spare_row(n: int) -> int:
+    """Row with room for a proposal of this team: the last of `n`, where there is one team."""
+    return n - 1
 
 
 def fill_curve(address: int, values: Any, x: Any, x0: int, new: Any, n0: int, n: int) -> None:
@@ -85,13 +114,19 @@ __all__ = [
     "F",
     "cos_turns",
     "exp_double",
+    "exp_single",
     "fill_curve",
     "in_order",
     "inner",
     "jit",
     "log",
-    "log_double",
     "log_single",
     "small",
+    "spare_row",
+    "team",
+    "team_of_all",
+    "teams",
+    "teams_of_all",
     "trial_curve",
+    "wait_for_all",
 ]

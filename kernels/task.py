@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ ALIGNMENT, GUARD = 64, 1024
 """Bytes. For arrays that lie closer than a few vectors compiled loops are scalar, and round in another way: with a
 guard on both sides of what is written, bits do not depend on where memory happened to be free."""
 GAUSSIAN, POISSON, STUDENT_T = 0, 1, 2
-TERMS = 16
+LANES = 4
 BINS = 24
 CARRIES = 2
 
@@ -181,16 +182,16 @@ class Scratch(NamedTuple):
 class Reference(NamedTuple):
     """The distribution at beta = 0: a mixture of normal distributions of all coordinates, or the prior (no terms).
 
-    Exchangeable components stand in order of one of their coordinates in it, whatever their labels. The numbers of the
-    `TERMS` terms lie side by side, so that they are vectors.
+    Exchangeable components stand in order of one of their coordinates in it, whatever their labels. The numbers of all
+    terms lie side by side, so that they are vectors; terms without weight make them a multiple of `LANES`.
 
     Attributes
     ----------
-    log_weight : (TERMS,) or (0,) float64
+    log_weight : (n_terms,) float64
         Logarithm of weight and normaliser; none for the prior.
-    mean, shift : (n_parameters * TERMS,) float64
+    mean, shift : (n_parameters * n_terms,) float64
         Means, and precision matrix times mean.
-    precision : (n_parameters * n_parameters * TERMS,) float64
+    precision : (n_parameters * n_parameters * n_terms,) float64
     group_of : (n_parameters,) int64
         Group of exchangeable components that a coordinate orders, or -1.
     group_start : (n_groups + 1,) int64
@@ -221,10 +222,12 @@ class Score(NamedTuple):
     z : (n_replicas + 1, n_parameters) float64
     place : (n_replicas + 1, n_parameters) int64
         Coordinate of the reference that each parameter has at present.
-    terms : ((n_replicas + 1) * TERMS,) float64
+    terms : ((n_replicas + 1) * n_terms,) float64
         Log density of each term of the mixture.
-    gradient : ((n_replicas + 1) * n_parameters * TERMS,) float64
-        Precision matrix times distance from the mean.
+    gradient : ((n_replicas + 1) * n_parameters * n_terms,) float64
+        Precision matrix times distance from the mean; in the last row what a proposal that crosses adds.
+    change : (n_replicas + 1, n_parameters) float64
+        In the last row: of each of the reference's coordinates by such a proposal.
     square : (n_replicas + 1,) float64
         Sum of squares of z.
     value : (n_replicas + 1,) float64
@@ -235,6 +238,7 @@ class Score(NamedTuple):
     place: Array
     terms: Array
     gradient: Array
+    change: Array
     square: Array
     value: Array
 
@@ -242,12 +246,13 @@ class Score(NamedTuple):
 def new_score(reference: Reference, z: Array) -> Score:
     """Score of the given coordinates, (n_replicas, n_parameters); `engine.refer` fills in the rest."""
     n, d = z.shape
-    rows = n + 1 if reference.log_weight.size else 0
+    terms = (n + 1) * reference.log_weight.size
     score = Score(
         aligned((n + 1, d), np.float64),
         aligned((n + 1, d), np.int64),
-        aligned(rows * TERMS, np.float64),
-        aligned(rows * d * TERMS, np.float64),
+        aligned(terms, np.float64),
+        aligned(terms * d, np.float64),
+        aligned((n + 1, d), np.float64),
         aligned(n + 1, np.float64),
         aligned(n + 1, np.float64),
     )
@@ -258,10 +263,10 @@ def new_score(reference: Reference, z: Array) -> Score:
 def aligned(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     """Zeros that begin on a 64-byte line, far from every other array."""
     shape = (shape,) if isinstance(shape, int) else shape
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.zeros(size + ALIGNMENT + 2 * GUARD, dtype=np.uint8)
-    start = GUARD + -(raw.ctypes.data + GUARD) % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
+    start = GUARD + -(raw.__array_interface__["data"][0] + GUARD) % ALIGNMENT
+    return np.ndarray(shape, dtype, raw, start)
 
 
 def padded(n: int, dtype: npt.DTypeLike) -> int:

@@ -18,7 +18,7 @@ from bluesky_bayes import (
     Selection,
     Settings,
     component,
-    inference,
+    devices,
     jobs,
     select,
     select_many,
@@ -248,7 +248,11 @@ GOOD = Dataset(np.arange(10.0), np.arange(10.0))
             lambda: select(GOOD, peaks(), sampler="nuts"),
             "sampler must be one of 'auto', 'exchange', 'smc', 'exact' in this version",
         ),
-        (lambda: select(GOOD, peaks(), device="cuda"), "device must be one of 'auto', 'cpu' in this version"),
+        (lambda: select(GOOD, peaks(), device="cuda"), "there is no GPU for device='cuda'"),
+        (
+            lambda: select(GOOD, peaks(), device="tpu"),
+            "device must be 'auto', 'cpu', 'cuda' or 'cuda:1' and so on; got 'tpu'",
+        ),
         (lambda: select(GOOD, peaks(), threads=0), "threads must be 1 or more"),
         (lambda: Settings(sweeps=10), "sweeps must be 100 or more"),
         (lambda: Settings(error=0), "error must be positive"),
@@ -459,7 +463,7 @@ def test_what_has_a_closed_form_waits_for_no_kernels(monkeypatch: pytest.MonkeyP
     def never(single: bool) -> None:
         raise AssertionError("kernels were asked for")
 
-    monkeypatch.setattr(inference, "kernels", never)
+    monkeypatch.setattr(devices, "kernels", never)
     candidates = linear({"slope": "x", "offset": "1"})
     for noise in (None, Gaussian(), Gaussian(0.1)):
         warm_up(candidates, noise)

@@ -60,11 +60,11 @@ def test_random_words_are_those_of_the_published_generator(
 def test_random_normals_and_uniforms_have_their_distributions() -> None:
     kernels, _ = compiled(*box(1), Gaussian(0.1), True)
     normals, log_uniforms = np.zeros((2, 100_000), dtype=np.float32)
-    kernels.fill_random(100_000, 3, 1, 0, 11, 12, normals, log_uniforms)
+    kernels.fill_random(0, 100_000, 3, 1, 0, 11, 12, normals, log_uniforms)
     assert stats.kstest(normals, "norm").pvalue > 1e-3
     assert stats.kstest(np.exp(log_uniforms.astype(float)), "uniform").pvalue > 1e-3
     again, _ = np.zeros((2, 100_000), dtype=np.float32)
-    kernels.fill_random(7, 3, 1, 0, 11, 12, again, log_uniforms)
+    kernels.fill_random(0, 7, 3, 1, 0, 11, 12, again, log_uniforms)
     np.testing.assert_array_equal(again[:7], normals[:7])
 
 

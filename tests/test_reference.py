@@ -12,9 +12,9 @@ from bluesky_bayes import Candidates, Dataset, Gaussian, Model, jobs, select
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.exchange import respaced
 from bluesky_bayes.inference import _Question
-from bluesky_bayes.kernels.task import TERMS, new_score
+from bluesky_bayes.kernels.task import new_score
 from bluesky_bayes.model import Slot, Term
-from bluesky_bayes.reference import POOLED_WEIGHT, PRIOR_WEIGHT, Start, first_start, fitted_start
+from bluesky_bayes.reference import POOLED_WEIGHT, PRIOR_WEIGHT, TERMS, Start, first_start, fitted_start
 from bluesky_bayes.sampler import Settings
 from bluesky_bayes.shapes import gaussian
 from bluesky_bayes.tasks import Group, groups_of, in_order
@@ -58,26 +58,32 @@ def test_components_in_any_order_have_the_mixtures_density(kernels: Any) -> None
     score = new_score(reference, z)
     for p in range(len(z)):
         kernels.refer(reference, score, p)
-    np.testing.assert_allclose(-score.value[:-1], log_density(start, z), atol=1e-8)
+    np.testing.assert_allclose(-score.value[:-1], log_density(start, z), atol=1e-6)
+
+
+def called(function: Any) -> Any:
+    """One of the kernels' inlined functions, made callable."""
+    import numba
+
+    return numba.njit(lambda *arguments: function(*arguments))
 
 
 def test_a_move_changes_the_density_as_a_fresh_look_would_also_where_components_change_places(kernels: Any) -> None:
     start = fitted_start(two_places(400), (PAIR,), np.random.default_rng(1))
     reference, z = start.arrays, two_places(1, 3)
     score, rng, exchanges = new_score(reference, z), np.random.default_rng(5), 0
+    trial_reference, commit_reference = called(kernels.trial_reference), called(kernels.commit_reference)
     kernels.refer(reference, score, 0)
     for _ in range(200):
         j, value = int(rng.integers(5)), float(rng.standard_normal())
         moved = score.z[:1].copy()
         moved[0, j] = value
         before = score.place[0].copy()
-        assert kernels.trial_reference(reference, score, 0, j, value) == pytest.approx(
-            -log_density(start, moved)[0], abs=1e-8
-        )
+        assert trial_reference(reference, score, 0, j, value) == pytest.approx(-log_density(start, moved)[0], abs=1e-6)
         if rng.random() < 0.5:
-            kernels.commit_reference(reference, score, 0, j, value)
+            commit_reference(reference, score, 0, j, value)
             exchanges += int(np.any(score.place[0] != before))
-            assert score.value[0] == pytest.approx(-log_density(start, score.z[:1])[0], abs=1e-8)
+            assert score.value[0] == pytest.approx(-log_density(start, score.z[:1])[0], abs=1e-6)
     assert exchanges > 10
 
 

@@ -1,0 +1,420 @@
+"""The kernels for NVIDIA GPUs: the text of `engine` and of the components, gone through by teams of threads.
+
+A team is a warp, or a block where data are long. A ladder has a block of threads, whose teams take its levels in turn
+and swap between sweeps; particles, and coordinates to be weighed, have a team each. All of a round is one launch. The
+machine code is kept by numba-cuda's cache beside that of the CPU.
+
+With ``NUMBA_ENABLE_CUDASIM=1`` the same text runs in numba's simulator, see `simulated`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from typing import Any, NamedTuple
+
+from bluesky_bayes.kernels.build import ShapeSource, body_of, module_of, shape_text
+from bluesky_bayes.kernels.cooperative import for_teams
+from bluesky_bayes.kernels.task import Amplitudes, Reference, Score, Scratch, State, Task
+
+WARP, MOST_BY_WARP, BLOCK = 32, 1024, 256
+"""Threads of a warp; the most points that one warp works on, above which a block does; threads of that block."""
+
+HEADER = """
+import math
+import numpy as np
+import numba
+from numba import cuda
+from bluesky_bayes.kernels.task import Amplitudes, Reference, Scratch, Score, State, Task
+{device}
+jit = in_order = inner = small = device
+U64 = np.uint64
+I4, I8 = np.int32, np.int64
+SINGLE = {single}
+F = np.float{bits}
+MASK = 0xFFFFFFFF
+{scalar}
+{elementary}
+"""
+REAL = """
+from numba.cuda import libdevice
+
+device = cuda.jit(device=True, forceinline=True)
+kernel = cuda.jit(cache=True, fastmath=True)
+
+"""
+SIMULATED = """
+def device(function):
+    return function
+
+
+kernel = cuda.jit
+"""
+SINGLE_PRECISION = """
+@device
+def exp(x):
+    return libdevice.fast_expf(min(max(x, F(-60.0)), F(88.0)))
+
+
+log, floor, ceil = log_single, libdevice.floorf, libdevice.ceilf
+"""
+DOUBLE_PRECISION = """
+exp, log, floor, ceil = exp_double, log_double, libdevice.floor, libdevice.ceil
+"""
+PLAIN = """
+exp, log = exp_{word}, log_{word}
+"""
+
+BY_WARP = """
+@device
+def lane_of():
+    return cuda.threadIdx.x & 31
+
+
+@device
+def team_size():
+    return cuda.warpsize  # not a constant to the compiler, so that it leaves loops as they are
+
+
+@device
+def team():
+    return cuda.threadIdx.x >> 5
+
+
+@device
+def teams():
+    return cuda.blockDim.x >> 5
+
+
+@device
+def is_first():
+    return cuda.threadIdx.x & 31 == 0
+
+
+@device
+def wait_for_team():
+    cuda.syncwarp()
+
+
+@device
+def sum_of_team(v):
+    for step in (16, 8, 4, 2, 1):
+        v += cuda.shfl_xor_sync(MASK, v, step)
+    return v
+
+
+@device
+def largest_of_team(v):
+    for step in (16, 8, 4, 2, 1):
+        v = max(v, cuda.shfl_xor_sync(MASK, v, step))
+    return v
+"""
+BY_BLOCK = """
+@device
+def lane_of():
+    return cuda.threadIdx.x
+
+
+@device
+def team_size():
+    return cuda.blockDim.x
+
+
+@device
+def team():
+    return 0
+
+
+@device
+def teams():
+    return 1
+
+
+@device
+def is_first():
+    return cuda.threadIdx.x == 0
+
+
+@device
+def wait_for_team():
+    cuda.syncthreads()
+
+
+@device
+def of_warps(v):
+    # of a size that the launch tells: numba-cuda links a function's modules repeatedly, and fixed arrays would clash
+    parts = cuda.shared.array(0, numba.float64)
+    cuda.syncthreads()
+    if cuda.threadIdx.x & 31 == 0:
+        parts[cuda.threadIdx.x >> 5] = v
+    cuda.syncthreads()
+    total, top = 0.0, parts[0]
+    for warp in range(cuda.blockDim.x >> 5):
+        total += parts[warp]
+        top = max(top, parts[warp])
+    return total, top
+
+
+@device
+def sum_of_team(v):
+    for step in (16, 8, 4, 2, 1):
+        v += cuda.shfl_xor_sync(MASK, v, step)
+    return of_warps(float(v))[0]
+
+
+@device
+def largest_of_team(v):
+    for step in (16, 8, 4, 2, 1):
+        v = max(v, cuda.shfl_xor_sync(MASK, v, step))
+    return of_warps(float(v))[1]
+"""
+OF_ALL = """
+@device
+def wait_for_all():
+    cuda.syncthreads()
+
+
+@device
+def spare_row(n):
+    return n - teams() + team()
+
+
+@device
+def team_of_all():
+    return cuda.blockIdx.x * teams() + team()
+
+
+@device
+def teams_of_all():
+    return cuda.gridDim.x * teams()
+"""
+
+BY_TASK = {
+    "x", "y", "weight", "inverse_y", "noise_scale", "noise_dof", "n_data", "constant", "slot_scale", "slot_offset",
+    "bin_edge", "linear_mean", "linear_precision", "tables", "log_weight", "mean", "shift", "precision",
+}  # fmt: skip
+"""Arrays that each data set has for itself; all others are the same for all data sets of a model."""
+DRAWN = ("normals", "log_uniforms")
+
+LADDERS = """
+@kernel
+def ladders(
+    {arguments}, task_of, fresh, betas, steps, strides, group_size, n_adapt, rounds, keys, order, energies, misfit,
+    samples, rejected, accepted, trips, drift
+):
+    run = cuda.blockIdx.y
+    which = task_of[run]
+    room = run * teams() + team()
+    found = run_ladder(
+        {task}, {reference}, {state}, {score}, fresh[run], betas[run], steps[run], strides[run], group_size, n_adapt,
+        rounds[run], keys[run, 0], keys[run, 1], order[run], {scratch}, energies[run], misfit[run], samples[run],
+        rejected[run], accepted[run], trips[run]
+    )
+    if is_first():
+        drift[run, team()] = found
+"""
+PARTICLES = """
+@kernel
+def particles(
+    {arguments}, task_of, beta, steps, strides, level, parents, first, n_sweeps, before, rounds, keys, cloud, energies,
+    misfit
+):
+    run = cuda.blockIdx.y
+    which = task_of[run]
+    room = run * cuda.gridDim.x + cuda.blockIdx.x
+    move_particles(
+        {task}, {reference}, {state}, {score}, beta[run], steps[run], strides[run], level[run], parents[run],
+        first[run], n_sweeps, before[run], rounds[run], keys[run, 0], keys[run, 1], {scratch}, cloud[run],
+        energies[run], misfit[run]
+    )
+"""
+WEIGHED = """
+@kernel
+def weighed({arguments}, task_of, z, energies, misfit):
+    run = cuda.blockIdx.y
+    which = task_of[run]
+    room = run * cuda.gridDim.x + cuda.blockIdx.x
+    weigh({task}, {reference}, {state}, {score}, z[run], {scratch}, energies[run], misfit[run])
+"""
+
+
+def source(
+    shapes: tuple[ShapeSource, ...], single: bool, by_warp: bool, traits: Traits, simulated: bool = False
+) -> str:
+    """Text of the module for models of these components, by a warp for each replica or by a block.
+
+    Parameters
+    ----------
+    shapes : tuple of ShapeSource
+        A task's `term_fill` and `term_trial` are their places in this tuple.
+    single : bool
+        Whether curves are float32.
+    by_warp : bool
+    simulated : bool
+        Whether for numba's simulator.
+    """
+    word, bits = ("single", 32) if single else ("double", 64)
+    elementary = SINGLE_PRECISION if single else DOUBLE_PRECISION
+    if simulated:
+        elementary = PLAIN.format(word=word)
+    header = HEADER.format(
+        device=SIMULATED if simulated else REAL,
+        single=single,
+        bits=bits,
+        scalar=body_of("scalar"),
+        elementary=elementary,
+    )
+    loops = "\n\n".join(shape_text(shape, f"_{i}") for i, shape in enumerate(shapes))
+    loops = re.sub(r"\bfloat\(", "F(", loops)
+    loops = loops.replace("@pass_of_fill", "@small").replace("@pass_of_trial", "@small")
+    engine = ast.unparse(_Settled(traits.settled()).visit(ast.parse(body_of("engine"))))
+    work = for_teams("\n\n".join((loops, _chosen(len(shapes)), engine)))
+    if not simulated:
+        header, work = (_of_math(text) for text in (header, work))
+    work = ast.unparse(_Unsigned().visit(ast.parse("\n\n".join((work, _launches())))))
+    return "\n\n".join((header, BY_WARP if by_warp else BY_BLOCK, OF_ALL, work))
+
+
+def _of_math(text: str) -> str:
+    """Functions of NumPy by those of `math` where numba-cuda has no others."""
+    text = re.sub(r"\bnp\.(sqrt|exp|log|pow)\(", r"math.\1(", text)
+    return (
+        re.sub(r"\b(?:np|math)\.(floor|ceil)\(", r"\1(", text)
+        .replace("np.abs(", "abs(")
+        .replace("np.power(", "math.pow(")
+    )
+
+
+def _chosen(n: int) -> str:
+    """The loops of one of `n` components, by its number."""
+    text = ""
+    for name, arguments, result in (
+        ("fill", "values, x, x0, new, n0, n", ""),
+        ("trial", "values, x, weight, x0, amplitude, residual, r0, curve, c0, new, n0, trial, n", "return "),
+    ):
+        text += f"\n\n@small\ndef {name}_curve(number, {arguments}):\n"
+        for i in range(n - 1):
+            text += f"    if number == {i}:\n        {result or 'return '}{name}_{i}({arguments})\n"
+        text += f"    {result}{name}_{n - 1}({arguments})\n" if n else "    pass\n"
+    return text
+
+
+def _launches() -> str:
+    parts: dict[str, str] = {}
+    names: list[str] = []
+    for kind, of in ((Task, "which"), (Reference, "which"), (State, "run"), (Score, "run"), (Scratch, "room")):
+        parts[kind.__name__.lower()], own = _views(kind, kind.__name__.lower(), of)
+        names += own
+    alone = {name: text.replace("[run]", "[room]") for name, text in parts.items()}
+    shared = {**parts, "scratch": parts["scratch"]}
+    for name in DRAWN:
+        shared["scratch"] = shared["scratch"].replace(f"scratch_{name}[room]", f"scratch_{name}[run]")
+    arguments = ", ".join(names)
+    return "\n".join(
+        (
+            LADDERS.format(arguments=arguments, **shared),
+            PARTICLES.format(arguments=arguments, **alone),
+            WEIGHED.format(arguments=arguments, **alone),
+        )
+    )
+
+
+def _views(kind: Any, prefix: str, of: str) -> tuple[str, list[str]]:
+    """How a thread puts its own part of the arguments together, and the names of these."""
+    parts: list[str] = []
+    names: list[str] = []
+    for field in kind._fields:
+        if field == "linear" and kind is Scratch:
+            text, inner = _views(Amplitudes, f"{prefix}_linear", of)
+            parts.append(text)
+            names += inner
+            continue
+        name = f"{prefix}_{field}"
+        names.append(name)
+        own = field in BY_TASK if kind in (Task, Reference) else True
+        parts.append(f"{name}[{of}]" if own else name)
+    return f"{kind.__name__}({', '.join(parts)})", names
+
+
+class Traits(NamedTuple):
+    """What is known of a task when its kernels are made, so that they carry nothing that it does not need.
+
+    Attributes
+    ----------
+    kind : int
+        Noise of the only block.
+    known : bool
+        Whether its size is given.
+    from_prior : bool
+        Whether the reference is the prior.
+    jumps, carries : bool
+        Whether components jump, and whether steps of all shapes carry the amplitudes.
+    """
+
+    kind: int
+    known: bool
+    from_prior: bool
+    jumps: bool
+    carries: bool
+
+    @classmethod
+    def of(cls, task: Task, reference: Reference) -> Traits:
+        """Of a task of one block."""
+        return cls(
+            int(task.noise[0]), bool(task.noise_parameter[0] < 0), not reference.log_weight.size,
+            bool(task.jump_term.size), bool(task.linear.size),
+        )  # fmt: skip
+
+    def settled(self) -> dict[str, str]:
+        """Expressions of `engine` that are known, and their values."""
+        settled = {
+            "task.noise.size": "1",
+            "task.noise[block]": str(self.kind),
+            "task.noise_parameter[block] < 0": str(self.known),
+            "task.term_block[term]": "0",
+            "task.block_start[block]": "0",
+            "task.block_start[block + 1]": "task.x.size",
+            "reference.log_weight.size == 0": str(self.from_prior),
+            "reference.log_weight.size > 0": str(not self.from_prior),
+            "task.linear.size > 0": str(self.carries),
+        }
+        if self.from_prior:
+            settled["reference.log_weight.size"] = "0"
+        if not self.jumps:
+            settled |= {"task.jump_term.size": "0"}
+        return settled
+
+
+class _Settled(ast.NodeTransformer):
+    def __init__(self, settled: dict[str, str]) -> None:
+        self.settled = {text: ast.parse(value, mode="eval").body for text, value in settled.items()}
+
+    def visit(self, node: ast.AST) -> Any:
+        if isinstance(node, ast.expr) and (value := self.settled.get(ast.unparse(node))) is not None:
+            return value
+        return self.generic_visit(node)
+
+
+class _Unsigned(ast.NodeTransformer):
+    """Indices that cannot be negative: for others numba adds the length of the axis where they are."""
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        self.generic_visit(node)
+        if not (isinstance(node.value, ast.Attribute) and node.value.attr == "shape"):
+            places = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            wrapped: list[ast.expr] = [_unsigned(place) for place in places]
+            node.slice = ast.Tuple(wrapped, ast.Load()) if isinstance(node.slice, ast.Tuple) else wrapped[0]
+        return node
+
+
+def _unsigned(place: ast.expr) -> ast.expr:
+    return place if isinstance(place, ast.Constant) else ast.Call(ast.Name("U64", ast.Load()), [place], [])
+
+
+@functools.cache
+def launches(
+    shapes: tuple[ShapeSource, ...], single: bool, by_warp: bool, traits: Traits, simulated: bool = False
+) -> Any:
+    """The kernels `ladders`, `particles` and `weighed` as a module, compiled when first launched."""
+    return module_of("cuda", source(shapes, single, by_warp, traits, simulated))

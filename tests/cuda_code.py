@@ -1,0 +1,197 @@
+"""The machine code of the GPU kernels, made without a GPU: registers, spills, and what stands in the loops.
+
+``python tests/cuda_code.py`` shows a table of every kernel for every kind of task; it takes many minutes. numba-cuda
+makes PTX, and NVIDIA's assembler and disassembler from their wheels do the rest (``pip install -e ".[gpu-test]"``).
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+
+from bluesky_bayes import Dataset, Gaussian, Poisson, StudentT
+from bluesky_bayes.candidates import family
+from bluesky_bayes.components import Component
+from bluesky_bayes.kernels import cuda as text
+from bluesky_bayes.kernels import launch
+from bluesky_bayes.kernels.build import module_of
+from bluesky_bayes.kernels.launch import KERNELS, Call, Room
+from bluesky_bayes.kernels.task import new_score, new_scratch, new_state
+from bluesky_bayes.reference import Start, first_start, fitted_start
+from bluesky_bayes.shapes import gaussian
+from bluesky_bayes.tasks import blocks_of, make_task, shape_source
+
+ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
+DOUBLE = re.compile(r"\bD(?:MUL|FMA)\b")
+"""Arithmetic in float64; sums over warps and what is kept of them are additions and conversions."""
+PASSES = """
+
+@kernel
+def passes(values, x, weight, amplitude, residual, curve, new, trial, total):
+    number = cuda.blockIdx.x
+    fill_curve(number, values, x, 0, curve, 0, x.size)
+    total[number] = trial_curve(number, values, x, weight, 0, amplitude, residual, 0, curve, 0, new, 0, trial, x.size)
+"""
+
+
+class Code(NamedTuple):
+    """Machine code of a kernel.
+
+    Attributes
+    ----------
+    registers, stack, spilled : int
+        Of a thread; bytes.
+    text : str
+    """
+
+    registers: int
+    stack: int
+    spilled: int
+    text: str
+
+
+def tool(name: str) -> str | None:
+    """NVIDIA's program of that name, from its wheel."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations or [] if spec else []:
+        for found in Path(folder).glob(f"cu1*/bin/{name}"):
+            return str(found)
+    return shutil.which(name)
+
+
+def ptx(kernel: Any, signature: tuple[Any, ...], capability: tuple[int, int] = (8, 0)) -> str:
+    """PTX of a kernel; only the device's capability is asked of a device that is not there."""
+    from numba import cuda
+
+    device = SimpleNamespace(compute_capability=capability)
+    with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: device):
+        code, _ = cuda.compile_ptx(kernel.py_func, signature, cc=capability, fastmath=True, device=False)
+    return str(code)
+
+
+def assembled(code: str, architecture: str) -> Code:
+    """Machine code for an architecture."""
+    assembler, disassembler = tool("ptxas"), tool("nvdisasm")
+    assert assembler and disassembler
+    with tempfile.TemporaryDirectory() as folder:
+        source, binary = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(code)
+        said = subprocess.run(
+            [assembler, "-v", "-O3", f"-arch={architecture}", str(source), "-o", str(binary)],
+            capture_output=True, text=True, check=True,
+        ).stderr  # fmt: skip
+        listed = subprocess.run([disassembler, str(binary)], capture_output=True, text=True, check=True).stdout
+
+    def number(pattern: str) -> int:
+        return int(re.search(pattern, said)[1])  # type: ignore[index]
+
+    spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
+    return Code(number(r"Used (\d+) registers"), number(r"(\d+) bytes stack frame"), spilled, listed)
+
+
+def passes_of(components: tuple[Component, ...], by_warp: bool, single: bool = True) -> tuple[Any, tuple[Any, ...]]:
+    """Kernel of both passes over points of all these components, and its signature."""
+    import numba
+
+    shapes = tuple(dict.fromkeys(shape_source(component) for component in components))
+    traits = text.Traits(0, True, True, False, False)
+    module = module_of("cuda", text.source(shapes, single, by_warp, traits) + PASSES)
+    real = numba.float32 if single else numba.float64
+    row = real[::1]
+    return module.passes, (row, row, row, real, row, row, row, row, numba.float64[::1])
+
+
+def problem(noise: Any, fitted: bool, jumps: bool, n: int = 61) -> Call:
+    """A ladder's call for two peaks on a constant, whose numbers do not matter."""
+    x = np.linspace(-1, 1, n if jumps else 31)
+    data = Dataset(x, np.random.default_rng(0).poisson(5.0, x.size).astype(float), counts=True)
+    (model,) = family(gaussian, [2]).resolved(data, noise).models
+    task = make_task(blocks_of([data], [noise], [model]), model, True)
+    rng, d = np.random.default_rng(0), len(task.tables)
+    start: Start = fitted_start(rng.standard_normal((50, d)), (), rng) if fitted else first_start(task)
+    return call_of(task, start)
+
+
+def call_of(task: Any, start: Start, n_levels: int = 4) -> Call:
+    """A ladder's call."""
+    reference, d = start.arrays, len(task.tables)
+    z, groups, n = np.zeros((n_levels, d)), int(task.step_group.max()) + 1, n_levels
+    state, score, scratch = new_state(task, z), new_score(reference, z), new_scratch(task, n)
+    strides = np.zeros((n, task.free.size, task.free.size))
+    return Call(
+        "run_ladder",
+        (
+            task, reference, state, score, np.zeros((5, d)), np.linspace(0, 1, n), np.ones((n, groups)), strides,
+            np.ones(groups), 0, 0, 1, 2, np.arange(n), scratch, np.zeros((5, n)), np.zeros(5), np.zeros((5, d)),
+            np.zeros(n - 1), np.zeros((n, groups)), np.zeros((n, 2), dtype=np.int64),
+        ),
+    )  # fmt: skip
+
+
+def particles_of(ladder: Call) -> Call:
+    """Particles of the same task."""
+    a, n = ladder.arguments, 4
+    return Call(
+        "move_particles",
+        (
+            *a[:4], 0.5, a[6], a[7], 1, np.arange(n), 0, 2, np.zeros((n, a[4].shape[1])), 0, 1, 2, a[14],
+            np.zeros((2 * n, a[4].shape[1])), np.zeros(2 * n), np.zeros(2 * n),
+        ),
+    )  # fmt: skip
+
+
+def weighed_of(ladder: Call) -> Call:
+    """Coordinates to be weighed for the same task."""
+    a = ladder.arguments
+    return Call("weigh", (*a[:4], a[4], a[14], np.zeros(len(a[4])), np.zeros(len(a[4]))))
+
+
+def kernel_of(call: Call, by_warp: bool) -> tuple[Any, tuple[Any, ...]]:
+    """The kernel that a call is for, and its signature."""
+    import numba
+
+    traits = text.Traits.of(call.task, call.reference)
+    module = text.launches(launch.components(call.task), True, by_warp, traits)
+    signature = []
+    for _, value in launch.placed([call])[0]:
+        shape = value.shape if isinstance(value, Room | np.ndarray) else ()
+        kind = numba.from_dtype(np.dtype(value.dtype)) if shape else numba.int64
+        signature.append(numba.types.Array(kind, len(shape), "C") if shape else kind)
+    return getattr(module, KERNELS[call.name]), tuple(signature)
+
+
+def main() -> None:
+    """Print the table."""
+    kinds = {
+        f"{noise}, from {'a mixture' if fitted else 'the prior'}, {'with' if jumps else 'without'} jumps": (
+            noise, fitted, jumps
+        )
+        for noise in (Gaussian(3.0), Gaussian(), Poisson(), StudentT(3.0), StudentT())
+        for fitted in (False, True)
+        for jumps in (False, True)
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        ladder = problem(*kind)
+        for call in (ladder, particles_of(ladder), weighed_of(ladder)):
+            for by_warp in (True, False):
+                code = ptx(*kernel_of(call, by_warp))
+                for architecture in sys.argv[1:] or ARCHITECTURES:
+                    found = assembled(code, architecture)
+                    print(
+                        f"{name}: {KERNELS[call.name]} by {'warp' if by_warp else 'block'}, {architecture}: "
+                        f"{found.registers} registers, {found.stack} bytes of stack, {found.spilled} spilled",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()

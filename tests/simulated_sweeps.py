@@ -1,0 +1,105 @@
+"""Sweeps by numba's CUDA simulator and by the processor: what each accepted and how far apart they are, as JSON.
+
+``python tests/simulated_sweeps.py warp`` has warps and every noise, ``python tests/simulated_sweeps.py block`` blocks
+of 64 threads and two kinds of noise.
+"""
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import simulator
+
+from bluesky_bayes import Dataset, Gaussian, Poisson, StudentT
+from bluesky_bayes.candidates import family
+from bluesky_bayes.cooling import Cooling, cooled
+from bluesky_bayes.exchange import Exchange
+from bluesky_bayes.kernels import build, launch
+from bluesky_bayes.kernels.launch import Card, CardKernels
+from bluesky_bayes.kernels.task import Task
+from bluesky_bayes.reference import Start, first_start, fitted_start
+from bluesky_bayes.sampler import Info, Path, State, chain_key
+from bluesky_bayes.shapes import gaussian
+from bluesky_bayes.tasks import Group, blocks_of, make_task
+
+assert simulator
+BETAS = np.array([0.0, 0.3, 1.0])
+KEY = chain_key(1, "test", 0)
+PRIOR, FITTED, PARTICLES = "ladder from the prior", "ladder from a mixture", "particles"
+NOISES: dict[str, dict[Any, tuple[str, ...]]] = {
+    "warp": {
+        Gaussian(3.0): (FITTED, PARTICLES),
+        Gaussian(): (FITTED,),
+        Poisson(): (PRIOR, FITTED, PARTICLES),
+        StudentT(3.0): (FITTED,),
+        StudentT(): (FITTED,),
+    },
+    "block": {Gaussian(): (FITTED,), Poisson(): (PARTICLES,)},
+}
+
+
+def problem(noise: Any) -> tuple[Task, tuple[Group, ...], Any]:
+    """Two peaks on a constant, float32."""
+    x = np.linspace(-1, 1, 61)
+    y = np.random.default_rng(0).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
+    data = Dataset(x, y, counts=True)
+    (model,) = family(gaussian, [2]).resolved(data, noise).models
+    task = make_task(blocks_of([data], [noise], [model]), model, True)
+    known = BETAS, np.full((3, int(task.step_group.max()) + 1), 0.3), np.zeros((3, 0, 0))
+    return task, (Group(np.array([range(3), range(3, 6)]), 1),), known
+
+
+def kernels() -> tuple[Any, Any]:
+    """Those of the processor and those of the simulator."""
+    host = build.kernels(True)
+    return host, CardKernels(host, Card(simulated=True))
+
+
+def swept(module: Any, task: Task, groups: tuple[Group, ...], start: Start, known: Any) -> Info:
+    """Sweeps of a ladder."""
+    _, steps, strides = known
+    z = np.random.default_rng(2).standard_normal((3, len(task.tables)))
+    path = Path(module, task, start, BETAS, steps, strides, groups)
+    return Exchange().step(path, State(z, steps, strides, 0), KEY, 2)[1]
+
+
+def particles(module: Any, task: Task, groups: tuple[Group, ...], known: Any) -> Cooling:
+    """Two moves each of three particles at each temperature, chosen anew by their weights."""
+    rng = np.random.default_rng(3)
+    return cooled(module, task, first_start(task), (3, 2), KEY, 0, rng, groups, known)
+
+
+def compared(team: str) -> Iterator[dict[str, Any]]:
+    """One entry for each noise and way to sample."""
+    host, card = kernels()
+    for noise, ways in NOISES[team].items():
+        task, groups, known = problem(noise)
+        draws = np.random.default_rng(3).standard_normal((100, len(task.tables)))
+        for way in ways:
+            if way == "particles":
+                c, d = (particles(module, task, groups, known) for module in (host, card))
+                yield entry(f"{noise}, {way}", (c.clouds[1:], d.clouds[1:]), (c.energies, d.energies))
+            else:
+                start = first_start(task) if way == PRIOR else fitted_start(draws, groups, np.random.default_rng(4))
+                a, b = (swept(module, task, groups, start, known) for module in (host, card))
+                yield entry(f"{noise}, {way}", (a.samples, b.samples), (a.energies, b.energies))
+
+
+def entry(name: str, z: tuple[Any, Any], energies: tuple[Any, Any]) -> dict[str, Any]:
+    """Coordinates that differ from those of the row before are moves that were accepted."""
+    moved = [int(np.count_nonzero(np.abs(np.diff(rows.reshape(-1, rows.shape[-1]), axis=0)) > 1e-4)) for rows in z]
+    return {
+        "name": name, "accepted": moved, "z": float(np.abs(z[0] - z[1]).max()),
+        "energy": float((np.abs(energies[0] - energies[1]) / (1.0 + np.abs(energies[0]))).max()),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    # What is impossible is too large for float32; greenlets do not see np.errstate.
+    warnings.simplefilter("ignore", RuntimeWarning)
+    if sys.argv[1] == "block":
+        vars(launch).update(MOST_BY_WARP=0, BLOCK=64)
+    print(json.dumps(list(compared(sys.argv[1]))))

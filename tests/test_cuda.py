@@ -1,0 +1,390 @@
+"""The GPU kernels as far as they can be held against the processor's without a GPU."""
+
+import importlib
+import importlib.util
+import json
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import decay, nagata_2012, nagata_candidates
+from scipy import stats
+
+import bluesky_bayes.families
+from bluesky_bayes import Component, Gaussian, Settings, devices, select, shapes
+from bluesky_bayes.candidates import family
+from bluesky_bayes.devices import CUDA, PROCESSOR, Device, device, find_gpus, why_no_gpu
+from bluesky_bayes.families import peaks
+from bluesky_bayes.kernels.cooperative import TranslationError, for_teams
+from bluesky_bayes.kernels.launch import Card, pieces, why_not
+from bluesky_bayes.shapes import gaussian
+from bluesky_bayes.tasks import blocks_of, make_task
+
+MOST_REGISTERS = {"passes": 96, "ladders": 255, "particles": 255, "weighed": 168}
+"""Of a thread. 255 leave eight warps to a multiprocessor."""
+SINE = re.compile(r"\b(?:math|np)\.(?:sin|cos|tan)\(")
+"""CUDA's sine takes float64 for arguments beyond 1e5, on a path of its own."""
+
+
+def needs(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed: pip install -e '.[gpu-test]'")
+
+
+@pytest.fixture(scope="module")
+def code() -> Any:
+    """What makes machine code."""
+    needs("numba_cuda")
+    import cuda_code
+
+    for tool in ("ptxas", "nvdisasm"):
+        if cuda_code.tool(tool) is None:
+            pytest.skip(f"{tool} is not here: pip install -e '.[gpu-test]'")
+    return cuda_code
+
+
+def all_components() -> dict[str, Component]:
+    modules = [shapes]
+    for found in pkgutil.iter_modules(bluesky_bayes.families.__path__, bluesky_bayes.families.__name__ + "."):
+        modules.append(importlib.import_module(found.name))
+    components = [c for module in modules for c in vars(module).values() if isinstance(c, Component)]
+    return {f"{c.name} ({c.shape.name})": c for c in components}
+
+
+# The three rules -----------------------------------------------------------------------------------------------------
+
+
+def test_points_are_divided_and_the_rest_is_written_by_one() -> None:
+    text = for_teams(
+        "def total(x, n, out):\n"
+        "    s = F(0)\n"
+        "    for i in range(U64(n)):\n"
+        "        s += x[i]\n"
+        "    out[0] = s\n"
+        "    return s\n"
+    )
+    assert "for i in range(U64(lane_of()), U64(n), U64(team_size())):" in text
+    assert "s_of_all = sum_of_team(s)" in text
+    assert "if is_first():\n        out[0] = s_of_all\n    wait_for_team()" in text
+    assert text.rstrip().endswith("return s_of_all")
+
+
+def test_a_number_that_others_need_is_worked_out_by_all_and_written_by_one() -> None:
+    text = for_teams("def f(a):\n    b = a[0] + 1\n    a[0] = b\n    return b\n")
+    assert text == (
+        "def f(a):\n    b = a[0] + 1\n    wait_for_team()\n    if is_first():\n        a[0] = b\n    wait_for_team()\n"
+        "    return b"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("    s = 1.0\n    for i in range(U64(n)):\n        s += x[i]\n    return s\n", "begins at zero just before"),
+        ("    s = 0.0\n    for i in range(U64(n)):\n        s *= x[i]\n    return s\n", "in another way than by a sum"),
+        ("    for i in range(U64(n)):\n        x[i] = g(x, n)\n", "waits for the team in a loop over points"),
+        (
+            "    for k in range(3):\n        s = 0.0\n        for i in range(U64(n)):\n            s += x[i]\n"
+            "        x[k] = s\n",
+            "again and again",
+        ),
+    ],
+)
+def test_what_the_rules_do_not_cover_is_refused(body: str, reason: str) -> None:
+    with pytest.raises(TranslationError, match=f"function 'f', line .*{reason}"):
+        for_teams(f"def g(x, n):\n    x[0] = 1.0\n    return 1.0\n\n\ndef f(x, n):\n{body}")
+
+
+# Equality ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("team", ["warp", "block"])
+def test_simulated_sweeps_accept_what_the_processor_accepts(team: str, repository: Path) -> None:
+    """Ladders from the prior and from a mixture, and particles, for each kind of noise."""
+    needs("numba_cuda", "greenlet")
+    program = repository / "tests" / "simulated_sweeps.py"
+    said = subprocess.run([sys.executable, str(program), team], capture_output=True, text=True, cwd=repository)
+    assert said.returncode == 0, said.stderr[-3000:]
+    found = json.loads(said.stdout)
+    assert len(found) == {"warp": 8, "block": 2}[team]
+    for entry in found:
+        processor, simulator = entry["accepted"]
+        assert processor == simulator, entry
+        assert entry["z"] < 1e-4, entry
+        assert entry["energy"] < 1e-4, entry
+    assert sum(entry["accepted"][0] for entry in found) > 20
+
+
+def test_waits_that_are_left_out_are_seen_as_races(tmp_path: Path, repository: Path) -> None:
+    """The skeleton of the teams' waits under ThreadSanitizer."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not here")
+    program = tmp_path / "teams"
+    flags = ["-std=c++20", "-O1", "-g", "-fsanitize=thread", "-pthread"]
+    made = subprocess.run(
+        ["g++", *flags, "-o", str(program), str(repository / "tests" / "teams.cpp")], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"g++ cannot make programs with ThreadSanitizer here: {made.stderr.splitlines()[-1]}")
+
+    def run(left_out: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([str(program), str(left_out)], capture_output=True, text=True, timeout=120)
+
+    whole = run(0)
+    if "unexpected memory mapping" in whole.stderr:
+        pytest.skip("ThreadSanitizer does not run on this kernel")
+    assert whole.returncode == 0, whole.stderr
+    for left_out in (2, 5, 6, 8, 11):
+        assert "data race" in run(left_out).stderr, left_out
+
+
+# Machine code --------------------------------------------------------------------------------------------------------
+
+
+def test_components_compile_without_spills_and_without_float64(code: Any) -> None:
+    components = [c for c in all_components().values() if not SINE.search(c.shape.source)]
+    assert len(components) > 20
+    text = code.ptx(*code.passes_of(tuple(components), True))
+    for architecture in code.ARCHITECTURES:
+        made = code.assembled(text, architecture)
+        assert (made.stack, made.spilled) == (0, 0)
+        assert made.registers <= MOST_REGISTERS["passes"]
+        assert "MUFU.EX2" in made.text
+        assert "SHFL" in made.text
+        assert not code.DOUBLE.findall(made.text)
+
+
+def test_components_with_sines_compile_without_spills_for_blocks_of_threads(code: Any) -> None:
+    components = [gaussian, *(c for c in all_components().values() if SINE.search(c.shape.source))]
+    assert len(components) > 3
+    text = code.ptx(*code.passes_of(tuple(components), False))
+    for architecture in code.ARCHITECTURES:
+        made = code.assembled(text, architecture)
+        assert (made.stack, made.spilled) == (0, 0)
+        assert made.registers <= MOST_REGISTERS["passes"]
+        assert "BAR.SYNC" in made.text
+
+
+@pytest.mark.parametrize(
+    ("name", "by_warp", "architecture"), [("ladders", True, "sm_90"), ("weighed", False, "sm_100")]
+)
+def test_whole_rounds_compile_without_spills(code: Any, name: str, by_warp: bool, architecture: str) -> None:
+    """Two of them; `python tests/cuda_code.py` shows all, of which the largest spill some bytes."""
+    ladder = code.problem(Gaussian(0.1), False, True)
+    call = ladder if name == "ladders" else code.weighed_of(ladder)
+    made = code.assembled(code.ptx(*code.kernel_of(call, by_warp)), architecture)
+    assert (made.stack, made.spilled) == (0, 0)
+    assert made.registers <= MOST_REGISTERS[name]
+    assert "SHFL" in made.text
+
+
+# Devices -------------------------------------------------------------------------------------------------------------
+
+
+class Driver:
+    """A driver with some GPUs."""
+
+    def __init__(self, count: int, capability: tuple[int, int] = (9, 0), started: int = 0) -> None:
+        self.count, self.capability, self.started = count, capability, started
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802
+        return self.started
+
+    def cuDriverGetVersion(self, number: Any) -> None:  # noqa: N802
+        number._obj.value = 13010
+
+    def cuDeviceGetCount(self, count: Any) -> None:  # noqa: N802
+        count._obj.value = self.count
+
+    def cuDeviceGet(self, handle: Any, number: int) -> None:  # noqa: N802
+        handle._obj.value = number
+
+    def cuDeviceGetName(self, name: Any, size: int, handle: Any) -> None:  # noqa: N802
+        name.value = b"NVIDIA H100"
+
+    def cuDeviceTotalMem_v2(self, memory: Any, handle: Any) -> None:  # noqa: N802
+        memory._obj.value = 80 * 2**30
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, handle: Any) -> None:  # noqa: N802
+        value._obj.value = self.capability[attribute == 76]
+
+
+def no_driver(name: str) -> Any:
+    raise OSError(name)
+
+
+@pytest.mark.parametrize(
+    ("driver", "number", "reason"),
+    [
+        (no_driver, 0, "there is no NVIDIA driver here"),
+        (lambda name: Driver(1, started=100), 0, "there is an NVIDIA driver, but it shows no GPU"),
+        (lambda name: Driver(1, started=999), 0, "there is an NVIDIA driver, but it does not start (error 999)"),
+        (lambda name: Driver(0), 0, "there is an NVIDIA driver, but it shows no GPU"),
+        (lambda name: object(), 0, "the NVIDIA driver cannot be asked: 'object' object has no attribute 'cuInit'"),
+        (lambda name: Driver(2), 2, "there is no GPU of number 2, only 2 in all"),
+        (lambda name: Driver(1, (7, 5)), 0, "NVIDIA H100 has compute capability 7.5, and 8.0 is needed"),
+    ],
+)
+def test_no_gpu_is_said_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, driver: Callable[[str], Any], number: int, reason: str
+) -> None:
+    monkeypatch.setattr(devices, "load", driver)
+    assert reason in why_no_gpu(number)
+    devices._looked_for.cache_clear()
+    with pytest.raises(ValueError, match="there is no GPU for device='cuda"):
+        device(f"cuda:{number}")
+    devices._looked_for.cache_clear()
+
+
+def test_a_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "load", lambda name: Driver(1))
+    found = find_gpus()
+    assert found.driver == "13.1"
+    assert found.gpus == ((0, "NVIDIA H100", (9, 0), 80 * 2**30),)
+
+
+def test_a_gpu_without_numba_cuda_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "load", lambda name: Driver(1))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert why_no_gpu() == "numba-cuda is not installed: pip install 'bluesky-bayes[gpu]'"
+
+
+def test_why_the_processor_is_taken_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "load", no_driver)
+    devices._looked_for.cache_clear()
+    with caplog.at_level("INFO", "bluesky_bayes.devices"):
+        for _ in range(3):
+            device()
+    assert [r.getMessage() for r in caplog.records] == [
+        "sampling runs on the processor: there is no NVIDIA driver here (libcuda.so.1 is not found)"
+    ]
+    devices._looked_for.cache_clear()
+
+
+class Pretended(Card):
+    """A card whose answers are the processor's, changed by what a test wants."""
+
+    def __init__(self, change: float = 0.0) -> None:
+        super().__init__()
+        self.change, self.calls = change, list[str]()
+
+    def answer(self, call: Any) -> dict[str, Any]:
+        from bluesky_bayes.kernels import build
+        from bluesky_bayes.kernels.launch import LADDER_GIVES
+
+        self.calls.append(call.name)
+        host, arguments = build.kernels(call.task.x.dtype == np.float32), call.arguments
+        drift = getattr(host, call.name)(*arguments)
+        if call.name == "weigh":
+            return {"energies": arguments[6], "misfit": arguments[7]}
+        if call.name == "move_particles":
+            names = (("cloud", 16), ("energies", 17), ("misfit", 18))
+            return {"hits": arguments[15].hits, **{name: arguments[i] for name, i in names}}
+        found = {name: arguments[i] for name, i in LADDER_GIVES.items()}
+        found["samples"] = found["samples"] + self.change
+        return {**found, "z": arguments[2].z, "drift": np.array([drift])}
+
+
+def test_a_gpu_whose_sweeps_are_not_the_processors_is_refused() -> None:
+    assert devices.smoke_test(Pretended()) == ""
+    assert "coordinates differ by 0.1" in devices.smoke_test(Pretended(0.1))
+
+    class Broken(Card):
+        def answer(self, call: Any) -> dict[str, Any]:
+            raise RuntimeError("CUDA_ERROR_UNSUPPORTED_PTX_VERSION\nand more")
+
+    said = devices.smoke_test(Broken())
+    assert said == "the GPU's first sweeps failed: RuntimeError: CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
+
+
+def test_the_answer_with_a_card_is_that_of_the_processor_and_says_where_it_was_found() -> None:
+    """All that selections do with a card but the card itself."""
+    card = Pretended()
+    quick = Settings(sweeps=100, longest=100, chains=2)
+    answers = [
+        select(
+            nagata_2012(),
+            nagata_candidates(range(1, 2)),
+            Gaussian(0.1),
+            sampler="exchange",
+            settings=quick,
+            device=where,
+        )
+        for where in (PROCESSOR, Device(f"{CUDA}:0", card))
+    ]
+    np.testing.assert_array_equal(answers[0].log_evidence, answers[1].log_evidence)
+    assert [answer.device for answer in answers] == ["cpu", "cuda:0"]
+    assert {"run_ladder", "move_particles", "weigh"} == set(card.calls)
+
+
+def test_the_processor_goes_on_where_a_card_fails(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Pretended):
+        def answer(self, call: Any) -> dict[str, Any]:
+            if call.name == "run_ladder":
+                raise RuntimeError("CUDA_ERROR_LAUNCH_FAILED\nand more")
+            return super().answer(call)
+
+    quick = Settings(sweeps=100, longest=100, chains=2)
+    answers = [
+        select(
+            nagata_2012(), nagata_candidates(range(1, 2)), Gaussian(0.1), sampler="exchange", settings=quick,
+            device=where, threads=1,
+        )
+        for where in (PROCESSOR, Device(f"{CUDA}:0", Failing()))
+    ]  # fmt: skip
+    np.testing.assert_array_equal(answers[0].log_evidence, answers[1].log_evidence)
+    assert "the GPU failed while it sampled, and the processor went on: RuntimeError: CUDA_ERROR_LAUNCH_FAILED" in (
+        answers[1].notes
+    )
+    assert [record.getMessage() for record in caplog.records if "GPU failed" in record.getMessage()] == [
+        "the GPU failed, and the processor goes on: RuntimeError: CUDA_ERROR_LAUNCH_FAILED"
+    ]
+
+
+def test_models_whose_amplitudes_are_carried_stay_on_the_processor() -> None:
+    data = nagata_2012()
+    slow = {"rate": stats.uniform(0, 3)}
+    (model,) = family(decay, [2], priors=slow).resolved(data, Gaussian(0.1)).models
+    task = make_task(blocks_of([data], [Gaussian(0.1)], [model]), model, True)
+    assert why_not(task) == "models whose amplitudes are carried along with their shapes run on the processor"
+    (peak,) = family(gaussian, [2]).resolved(data, Gaussian(0.1)).models
+    assert why_not(make_task(blocks_of([data], [Gaussian(0.1)], [peak]), peak, True)) == ""
+
+
+@pytest.mark.parametrize(
+    ("room", "n", "free", "sizes"),
+    [
+        (2**20, 10, 2**30, [10]),
+        (2**20, 1000, 2**30, [819, 181]),
+        (2**10, 200_000, 2**40, [65535, 65535, 65535, 3395]),
+    ],
+)
+def test_launches_fit_the_cards_memory(room: int, n: int, free: int, sizes: list[int]) -> None:
+    assert [piece.stop - piece.start for piece in pieces(room, n, free)] == sizes
+
+
+def test_what_does_not_fit_at_all_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="this needs 2048 MiB of the GPU's memory, and 819 MiB can be used; analyse"):
+        pieces(2**31, 3, 2**30)
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_gives_the_processors_answers() -> None:
+    if reason := why_no_gpu():
+        pytest.skip(reason)
+    there = device("cuda")
+    answers = [
+        select(nagata_2012(), peaks(counts=[1, 2]), Gaussian(0.1), device=where, seed=1) for where in (PROCESSOR, there)
+    ]
+    error = np.hypot(answers[0].log_evidence_error, answers[1].log_evidence_error)
+    assert np.all(np.abs(answers[0].log_evidence - answers[1].log_evidence) < 4 * error)
