@@ -82,6 +82,17 @@ class Cooling(NamedTuple):
         warm: Array = np.concatenate(self.clouds[self.betas >= WARM])
         return warm
 
+    def joined(self, other: Cooling) -> Cooling:
+        """These and other particles, which were cooled at the same temperatures."""
+        return self._replace(
+            clouds=np.concatenate([self.clouds, other.clouds], axis=1),
+            energies=np.concatenate([self.energies, other.energies], axis=1),
+            misfit=np.concatenate([self.misfit, other.misfit], axis=1),
+            eves=np.concatenate([self.eves, self.eves.size + other.eves]),
+            acceptance=0.5 * (self.acceptance + other.acceptance),
+            n_drawn=self.n_drawn + other.n_drawn,
+        )
+
 
 class Room(NamedTuple):
     """What a kernel needs beside the task; pieces of work done side by side have one each."""
@@ -176,8 +187,8 @@ def cooled(
     )
 
 
-def _rooms(task: Task, start: Start) -> list[Room]:
-    return [Room.of(task, start) for _ in range(PIECES)]
+def _rooms(task: Task, start: Start, n: int = PIECES) -> list[Room]:
+    return [Room.of(task, start) for _ in range(n)]
 
 
 def reweighted(
@@ -196,19 +207,20 @@ def reweighted(
 
 def energies_of(kernels: Any, task: Task, start: Start, z: Array, spread: Spread = map) -> tuple[Array, Array]:
     """-log likelihood less the task's constant, less the reference's energy and not, at (n, n_parameters)."""
-    return _weighed(kernels, task, start, z, spread, _rooms(task, start))
+    return _weighed(kernels, task, start, z, spread, _rooms(task, start, 1 if spread is map else PIECES))
 
 
 def _weighed(
     kernels: Any, task: Task, start: Start, z: Array, spread: Spread, rooms: Sequence[Room]
 ) -> tuple[Array, Array]:
     energies, misfit = np.empty((2, len(z)))
+    edges = [len(z) * piece // len(rooms) for piece in range(len(rooms) + 1)]
 
     def weigh(piece: int) -> None:
-        rows, room = slice(len(z) * piece // PIECES, len(z) * (piece + 1) // PIECES), rooms[piece]
+        rows, room = slice(*edges[piece : piece + 2]), rooms[piece]
         kernels.weigh(task, start.arrays, room.state, room.score, z[rows], room.scratch, energies[rows], misfit[rows])
 
-    list(spread(weigh, range(PIECES)))
+    list(spread(weigh, range(len(rooms))))
     return energies, misfit
 
 

@@ -20,6 +20,8 @@ THIN = 8
 NOTHING = 800.0
 FEW = 10.0
 WORST_R_HAT = 1.1
+CONTRADICTORY = 2.0
+"""Standard errors by which two estimates of the same evidence may differ."""
 
 
 class Evidence(NamedTuple):
@@ -120,6 +122,14 @@ def mean_evidence(log_z: Array) -> Evidence:
     """Mean of independent unbiased estimates of Z, whose logarithms these are, and its error from their scatter."""
     error = float(np.std(softmax(log_z), ddof=1)) * math.sqrt(log_z.size)
     return Evidence(float(log_mean_exp(log_z)), error, 0.0)
+
+
+def surer_of(one: Evidence, other: Evidence) -> Evidence:
+    """The surer of two estimates; where they contradict each other, its error is half their difference at least."""
+    surer, apart = min(one, other, key=lambda found: found.error), abs(one.log_z - other.log_z)
+    if apart > CONTRADICTORY * math.hypot(one.error, other.error):
+        return surer._replace(error=max(surer.error, 0.5 * apart))
+    return surer
 
 
 def softmax(score: Array) -> Array:

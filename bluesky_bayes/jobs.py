@@ -19,7 +19,7 @@ import numpy as np
 
 from bluesky_bayes.cooling import SWEEPS, Cooling, Spread, cooled, energies_of, reweighted
 from bluesky_bayes.dataset import Array
-from bluesky_bayes.evidence import WORST_R_HAT, Evidence, evidence, softmax, split_r_hat
+from bluesky_bayes.evidence import WORST_R_HAT, Evidence, evidence, softmax, split_r_hat, surer_of
 from bluesky_bayes.exchange import Exchange, barrier_of
 from bluesky_bayes.independence import Independence
 from bluesky_bayes.kernels.task import Task
@@ -31,8 +31,8 @@ from bluesky_bayes.tasks import groups_of
 
 EXCHANGE, INDEPENDENCE = Exchange(), Independence()
 SAMPLERS: dict[str, Sampler] = {s.name: s for s in (EXCHANGE, SequentialMonteCarlo(), INDEPENDENCE)}
-LOOK, EXPLORE, REPEAT, NARROW = (32, 8), (128, SWEEPS), (32, SWEEPS), (32, SWEEPS)
-LOOKING, EXPLORING, REPEATING, NARROWING = 100_000, 200_000, 300_000, 400_000
+LOOK, EXPLORE, REPEAT, NARROW = (16, 8), (64, SWEEPS), (32, SWEEPS), (32, SWEEPS)
+LOOKING, EXPLORING, EXPLORING_MORE, REPEATING, NARROWING = 100_000, 200_000, 250_000, 300_000, 400_000
 NEAR, NEAR_EARLIER, EARLIER_WIDER = 2.0, 4.0, 3.0
 IN_QUESTION = 10.0
 MOST_BRIDGED = 4000
@@ -111,7 +111,7 @@ class Job:
         start = first_start(self.task)
         cloud = self._cooled(start, LOOK, LOOKING)
         n = cloud.misfit.shape[1]
-        self.path = self.sampler.path(self.kernels, self.task, self.groups, start, cloud)
+        self.path = Path(self.kernels, self.task, start, cloud.betas, cloud.steps, cloud.strides, self.groups)
         self.infos = (
             Info(cloud.energies.T, cloud.misfit[-1], cloud.clouds[-1], np.zeros(0), cloud.acceptance[None], 0, 0.0, n),
         )
@@ -121,14 +121,20 @@ class Job:
     def prepare(self) -> None:
         """Find the way: from a reference fitted to what is known where that is near, else from the prior.
 
-        A reference that is far from the posterior may lack a part of it, which no chain from there would find soon.
+        A reference that is far from the posterior may lack a part of it, which no chain from there would find soon. One
+        for a ladder is fitted to twice as many particles.
         """
         rng = generator(self.keys[0], 0)
         found = self._from_earlier(rng)
         if found is None:
             start = first_start(self.task)
             explored = self._cooled(start, EXPLORE, EXPLORING)
-            found = self._narrowed(explored, rng) or (start, explored)
+            found = self._narrowed(explored, rng)
+            if found and self.sampler is not INDEPENDENCE:
+                known = explored.betas, explored.steps, explored.strides
+                explored = explored.joined(self._cooled(start, EXPLORE, EXPLORING_MORE, known))
+                found = self._narrowed(explored, rng)
+            found = found or (start, explored)
         start, way = found
         self.path = self.sampler.path(self.kernels, self.task, self.groups, start, way)
         self.states = tuple(self.sampler.init(self.path, way, rng) for _ in self.keys)
@@ -169,9 +175,17 @@ class Job:
             start = fitted_start(tried.clouds[1], self.groups, rng)
         return None
 
-    def _cooled(self, start: Start, size: tuple[int, int], number: int) -> Cooling:
+    def _cooled(
+        self,
+        start: Start,
+        size: tuple[int, int],
+        number: int,
+        known: tuple[Array, Array, Array] | None = None,
+    ) -> Cooling:
         rng = generator(self.keys[0], number)
-        return cooled(self.kernels, self.task, start, size, self.keys[0], number, rng, self.groups, spread=self.spread)
+        return cooled(
+            self.kernels, self.task, start, size, self.keys[0], number, rng, self.groups, known, self.spread
+        )  # fmt: skip
 
     @property
     def cost(self) -> int:
@@ -227,7 +241,7 @@ class Job:
     @property
     def evidence(self) -> Evidence:
         """The surer of the two."""
-        return min(self.ladder, self.bridge, key=lambda found: found.error)
+        return surer_of(self.ladder, self.bridge)
 
     @property
     def length(self) -> int:

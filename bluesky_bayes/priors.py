@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -29,6 +30,9 @@ class Prior(Protocol):
     def support(self) -> tuple[Any, Any]:
         """Edges."""
 
+    def __hash__(self) -> int:
+        """Two that are equal are checked once."""
+
 
 def check_prior(name: str, prior: Any) -> Prior:
     """Return `prior` if it is a proper continuous distribution.
@@ -44,11 +48,16 @@ def check_prior(name: str, prior: Any) -> Prior:
         raise TypeError(
             f"prior of {name!r} must be a frozen distribution such as scipy.stats.uniform(0, 5); got {prior!r}"
         )
-    quantiles = np.asarray(prior.ppf([0.01, 0.5, 0.99]), dtype=np.float64)
-    if not np.all(np.isfinite(quantiles)) or not quantiles[0] < quantiles[-1]:
-        raise ValueError(f"prior of {name!r} has no support: {describe(prior)}; its scale must be positive")
     checked: Prior = prior
+    if not _has_support(checked):
+        raise ValueError(f"prior of {name!r} has no support: {describe(prior)}; its scale must be positive")
     return checked
+
+
+@functools.lru_cache(maxsize=256)
+def _has_support(prior: Prior) -> bool:
+    quantiles = np.asarray(prior.ppf([0.01, 0.5, 0.99]), dtype=np.float64)
+    return bool(np.all(np.isfinite(quantiles)) and quantiles[0] < quantiles[-1])
 
 
 def quantile_table(prior: Prior) -> Array:

@@ -17,7 +17,7 @@ from problems import (
 )
 
 from bluesky_bayes import Dataset, Gaussian, Selection, jobs, select, select_iter, select_many
-from bluesky_bayes.evidence import NOTHING, evidence
+from bluesky_bayes.evidence import NOTHING, Evidence, evidence, surer_of
 from bluesky_bayes.families import peaks
 
 KNOWN = Gaussian(0.1)
@@ -206,6 +206,13 @@ def test_the_bridges_error_notices_where_no_mixture_fits() -> None:
                 deviations.append((bridge[0] + 174.31 + NAGATA_NORMALISER) / bridge[1])
     assert min(stated[5]) > 1.5 * max(stated[3])
     assert np.sqrt(np.mean(np.square(deviations))) < 2.0
+
+
+def test_estimates_that_contradict_each_other_are_no_surer_than_half_their_difference() -> None:
+    ladder, bridge = Evidence(10.0, 0.2, 0.0), Evidence(10.3, 0.1, 0.0)
+    assert surer_of(ladder, bridge) == bridge
+    assert surer_of(ladder, bridge._replace(log_z=13.0)) == Evidence(13.0, 1.5, 0.0)
+    assert surer_of(ladder, Evidence(0.0, math.inf, 0.0)) == ladder
 
 
 def test_an_evidence_between_neighbours_that_do_not_overlap_is_not_sure() -> None:
