@@ -121,24 +121,25 @@ class Job:
     def prepare(self) -> None:
         """Find the way: from a reference fitted to what is known where that is near, else from the prior.
 
-        A reference that is far from the posterior may lack a part of it, which no chain from there would find soon. One
-        for a ladder is fitted to twice as many particles.
+        A reference that is far from the posterior may lack a part of it, which no chain from there would find soon.
         """
         rng = generator(self.keys[0], 0)
-        found = self._from_earlier(rng)
-        if found is None:
-            start = first_start(self.task)
-            explored = self._cooled(start, EXPLORE, EXPLORING)
-            found = self._narrowed(explored, rng)
-            if found and self.sampler is not INDEPENDENCE:
-                known = explored.betas, explored.steps, explored.strides
-                explored = explored.joined(self._cooled(start, EXPLORE, EXPLORING_MORE, known))
-                found = self._narrowed(explored, rng)
-            found = found or (start, explored)
-        start, way = found
+        start, way = self._from_earlier(rng) or self._explored(rng)
         self.path = self.sampler.path(self.kernels, self.task, self.groups, start, way)
         self.states = tuple(self.sampler.init(self.path, way, rng) for _ in self.keys)
         self.infos, self.looking = (), False
+
+    def _explored(self, rng: np.random.Generator) -> tuple[Start, Cooling]:
+        """By particles from the prior: twice as many where a ladder is to begin at them or at their mixture."""
+        start = first_start(self.task)
+        explored = self._cooled(start, EXPLORE, EXPLORING)
+        if self.from_prior or not len(self.task.tables):
+            return start, explored
+        if self.auto and (matched := self._tried(fitted_start(explored.warm, self.groups, rng), explored, rng)):
+            return matched
+        known = explored.betas, explored.steps, explored.strides
+        explored = explored.joined(self._cooled(start, EXPLORE, EXPLORING_MORE, known))
+        return self._narrowed(explored, rng) or (start, explored)
 
     def _from_earlier(self, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
         """A near reference by way of an earlier posterior, widened since these data scatter in another way."""
@@ -152,13 +153,15 @@ class Job:
 
     def _narrowed(self, way: Cooling, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
         """A mixture fitted to the particles near the posterior and the way from there, if it is short."""
-        if self.from_prior or not len(self.task.tables):
-            return None
         fitted = fitted_start(way.warm, self.groups, rng)
-        if self.auto and way.error < SURE and (matched := self._matched(fitted, TRIED, 0, rng)):
+        if matched := self._tried(fitted, way, rng):
             return matched
         found = self._cooled(fitted, NARROW, NARROWING)
         return (fitted, found) if barrier_of(found) < NEAR else None
+
+    def _tried(self, fitted: Start, way: Cooling, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
+        """A mixture that was fitted to particles, if these are sure enough to know all of the posterior."""
+        return self._matched(fitted, TRIED, 0, rng) if self.auto and way.error < SURE else None
 
     def _matched(self, start: Start, n: int, refits: int, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
         """The mixture, or one fitted to its weighted draws, if it matches the posterior: then its draws are sampled.
