@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 _lock = threading.Lock()
 _limits: list[Any] = []
@@ -24,7 +26,7 @@ def one_blas_thread() -> Iterator[None]:
     with _lock:
         _users += 1
         if _users == 1:
-            _limits.append(threadpool_limits(1, user_api="blas"))
+            _limits.append(_libraries(len(sys.modules)).limit(limits=1, user_api="blas"))
     try:
         yield
     finally:
@@ -32,3 +34,9 @@ def one_blas_thread() -> Iterator[None]:
             _users -= 1
             if _users == 0:
                 _limits.pop().restore_original_limits()
+
+
+@functools.lru_cache(maxsize=1)
+def _libraries(n_modules: int) -> Any:
+    """BLAS libraries of this process, looked for anew, which takes milliseconds, when modules were imported since."""
+    return ThreadpoolController()

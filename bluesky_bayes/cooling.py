@@ -6,6 +6,7 @@ Del Moral, Doucet and Jasra, JRSS B 68, 411 (2006); waste-free: Dau and Chopin, 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -95,7 +96,7 @@ class Cooling(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a kernel needs beside the task; pieces of work done side by side have one each."""
+    """What a kernel needs beside the task; each thread has its own."""
 
     state: State
     score: Score
@@ -106,6 +107,13 @@ class Room(NamedTuple):
         """For one particle at a time."""
         z = np.zeros((1, len(task.tables)))
         return cls(new_state(task, z), new_score(start.arrays, z), new_scratch(task))
+
+
+class Rooms(threading.local):
+    """The room of the thread that asks."""
+
+    def __init__(self, task: Task, start: Start) -> None:
+        self.own = Room.of(task, start)
 
 
 def cooled(
@@ -149,23 +157,23 @@ def cooled(
         known = np.zeros(MOST_LEVELS), np.ones((MOST_LEVELS, sizes.size)), np.zeros((MOST_LEVELS, free.size, free.size))
     betas, steps, strides = known
     cloud, n_drawn = start.draws(n, rng)
-    rooms, edges = _rooms(task, start), [n_ancestors * piece // PIECES for piece in range(PIECES + 1)]
+    rooms, edges = Rooms(task, start), [n_ancestors * piece // PIECES for piece in range(PIECES + 1)]
     energy, misfit = _weighed(kernels, task, start, cloud, spread, rooms)
     found, eves, parents = [(cloud, energy, misfit)], np.arange(n), np.empty(n_ancestors, dtype=np.int64)
     hits, total, level = np.zeros(sizes.size), np.empty(n), 0
 
     def move(level: int, before: Array, after: Sequence[Array], piece: int) -> Array:
-        room, (a, b) = rooms[piece], edges[piece : piece + 2]
+        room, (a, b) = rooms.own, edges[piece : piece + 2]
         rows = slice(a * n_sweeps, b * n_sweeps)
         kernels.move_particles(
             task, start.arrays, room.state, room.score, betas[level], steps, strides, level, parents[a:b], a,
             n_sweeps, before, number, key[0], key[1], room.scratch, *(values[rows] for values in after),
         )  # fmt: skip
-        return room.scratch.hits[: sizes.size]
+        return room.scratch.hits[: sizes.size].copy()
 
     while betas[level] < 1.0:
         before, energy, _ = found[-1]
-        scratch = rooms[0].scratch
+        scratch = rooms.own.scratch
         kernels.choose(
             betas, steps, level, share, sizes, hits, n, energy, number, key[0], key[1], scratch.normals,
             scratch.log_uniforms, total, parents,
@@ -187,10 +195,6 @@ def cooled(
     )
 
 
-def _rooms(task: Task, start: Start, n: int = PIECES) -> list[Room]:
-    return [Room.of(task, start) for _ in range(n)]
-
-
 def reweighted(
     kernels: Any, task: Task, start: Start, n: int, rng: np.random.Generator, spread: Spread = map
 ) -> Cooling:
@@ -207,20 +211,18 @@ def reweighted(
 
 def energies_of(kernels: Any, task: Task, start: Start, z: Array, spread: Spread = map) -> tuple[Array, Array]:
     """-log likelihood less the task's constant, less the reference's energy and not, at (n, n_parameters)."""
-    return _weighed(kernels, task, start, z, spread, _rooms(task, start, 1 if spread is map else PIECES))
+    return _weighed(kernels, task, start, z, spread, Rooms(task, start))
 
 
-def _weighed(
-    kernels: Any, task: Task, start: Start, z: Array, spread: Spread, rooms: Sequence[Room]
-) -> tuple[Array, Array]:
+def _weighed(kernels: Any, task: Task, start: Start, z: Array, spread: Spread, rooms: Rooms) -> tuple[Array, Array]:
     energies, misfit = np.empty((2, len(z)))
-    edges = [len(z) * piece // len(rooms) for piece in range(len(rooms) + 1)]
+    edges = [len(z) * piece // PIECES for piece in range(PIECES + 1)]
 
     def weigh(piece: int) -> None:
-        rows, room = slice(*edges[piece : piece + 2]), rooms[piece]
+        rows, room = slice(*edges[piece : piece + 2]), rooms.own
         kernels.weigh(task, start.arrays, room.state, room.score, z[rows], room.scratch, energies[rows], misfit[rows])
 
-    list(spread(weigh, range(len(rooms))))
+    list(spread(weigh, range(PIECES)))
     return energies, misfit
 
 

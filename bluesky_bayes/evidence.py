@@ -102,13 +102,14 @@ def _batch_variance(influence: Array, n_batches: int) -> float:
     return float(variance) / means.size
 
 
-def split_r_hat(values: Array) -> float:
-    """Split R-hat of (n_chains, n_draws): Gelman and Rubin's ratio with each chain cut in two."""
-    half = values.shape[1] // 2
-    parts = np.concatenate([values[:, :half], values[:, half : 2 * half]])
-    within = float(np.mean(np.var(parts, axis=1, ddof=1)))
-    between = float(np.var(np.mean(parts, axis=1), ddof=1))
-    return float(np.sqrt((half - 1) / half + between / within)) if within > 0 else 1.0
+def split_r_hat(values: Array) -> Array:
+    """Split R-hat of (..., n_chains, n_draws): Gelman and Rubin's ratio with each chain cut in two."""
+    half = values.shape[-1] // 2
+    parts = np.concatenate([values[..., :half], values[..., half : 2 * half]], axis=-2)
+    within = np.var(parts, axis=-1, ddof=1).mean(axis=-1)
+    between = np.var(parts.mean(axis=-1), axis=-1, ddof=1)
+    changes = within > 0
+    return np.where(changes, np.sqrt((half - 1) / half + between / np.where(changes, within, 1.0)), 1.0)
 
 
 def log_mean_exp(values: Array) -> Array:

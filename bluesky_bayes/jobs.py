@@ -33,6 +33,8 @@ EXCHANGE, INDEPENDENCE = Exchange(), Independence()
 SAMPLERS: dict[str, Sampler] = {s.name: s for s in (EXCHANGE, SequentialMonteCarlo(), INDEPENDENCE)}
 LOOK, EXPLORE, REPEAT, NARROW = (16, 8), (64, SWEEPS), (32, SWEEPS), (32, SWEEPS)
 LOOKING, EXPLORING, EXPLORING_MORE, REPEATING, NARROWING = 100_000, 200_000, 250_000, 300_000, 400_000
+BRIDGING = 500_000
+"""First of the random streams of each kind of work; those of a chain's rounds are below."""
 NEAR, NEAR_EARLIER, EARLIER_WIDER = 2.0, 4.0, 3.0
 IN_QUESTION = 10.0
 MOST_BRIDGED = 4000
@@ -217,29 +219,30 @@ class Job:
             self.bridge = self._bridged()
 
     def _bridged(self) -> Evidence:
-        """Bennett's ratio between draws of the posterior and of a mixture fitted to the other half of the chains.
+        """Bridge sampling by both halves of the chains: their mean, which is no surer than they agree."""
+        one, other = self.spread(self._bridged_by, range(2))
+        apart = abs(one.log_z - other.log_z)
+        return Evidence(0.5 * (one.log_z + other.log_z), 0.5 * max(math.hypot(one.error, other.error), apart), 0.0)
+
+    def _bridged_by(self, half: int) -> Evidence:
+        """Bennett's ratio between one half's draws of the posterior and those of a mixture fitted to the other half.
 
         Meng and Wong, Statistica Sinica 6, 831 (1996); fit and estimate must not share draws. A single step has no gap
         to speak of.
         """
-        half = len(self.infos) // 2
-        thin = 1 + self.length * half // MOST_BRIDGED
-        rng = generator(self.keys[0], 2 + self.states[0].number)
-        found = []
-        for fit, use in ((self.infos[:half], self.infos[half:]), (self.infos[half:], self.infos[:half])):
-            start = fitted_start(np.concatenate([info.samples for info in fit]), self.groups, rng)
-            upper = np.stack([info.samples[::thin] for info in use])
-            shape = upper.shape[:2]
-            draws, drawn = start.draws(shape[0] * shape[1], rng)
-            z = np.concatenate([draws, upper.reshape(-1, draws.shape[1])])
-            energies = energies_of(self.kernels, self.task, start, z, self.spread)[0].reshape(2, *shape)
-            ratio = evidence(np.array([0.0, 1.0]), list(np.moveaxis(energies, 0, 2)))
-            found.append(_over_prior(ratio, start, len(draws) / drawn, drawn))
-        return Evidence(
-            0.5 * (found[0].log_z + found[1].log_z),
-            max(0.5 * math.hypot(found[0].error, found[1].error), 0.5 * abs(found[0].log_z - found[1].log_z)),
-            0.0,
-        )
+        middle = len(self.infos) // 2
+        halves = self.infos[:middle], self.infos[middle:]
+        use, fit = halves[half], halves[1 - half]
+        rng = generator(self.keys[0], BRIDGING + 2 * self.states[0].number + half)
+        start = fitted_start(np.concatenate([info.samples for info in fit]), self.groups, rng)
+        thin = 1 + self.length * middle // MOST_BRIDGED
+        upper = np.stack([info.samples[::thin] for info in use])
+        shape = upper.shape[:2]
+        draws, drawn = start.draws(shape[0] * shape[1], rng)
+        z = np.concatenate([draws, upper.reshape(-1, draws.shape[1])])
+        energies = energies_of(self.kernels, self.task, start, z)[0].reshape(2, *shape)
+        ratio = evidence(np.array([0.0, 1.0]), list(np.moveaxis(energies, 0, 2)))
+        return _over_prior(ratio, start, len(draws) / drawn, drawn)
 
     @property
     def evidence(self) -> Evidence:
@@ -260,7 +263,7 @@ class Job:
     @property
     def disagreement(self) -> float:
         """Split R-hat of the chains' misfit."""
-        return split_r_hat(np.stack([info.misfit for info in self.infos]))
+        return float(split_r_hat(np.stack([info.misfit for info in self.infos])))
 
     @property
     def wanted(self) -> int:

@@ -340,7 +340,7 @@ def plot_trace(selection: Selection, model: str | None = None, names: Sequence[s
         density = figure.add_subplot(grid[row, 1], sharey=trace)
         values = _all_draws(posterior)[name]
         _draw_chains(trace, density, values)
-        r_hat = split_r_hat(values)
+        r_hat = float(split_r_hat(values))
         color = WARNING if r_hat > WORST_R_HAT else INK
         label = _label(selection, posterior, name).replace("\n", " ")
         trace.set_title(f"{label}: R-hat {r_hat:.3f}", loc="left", fontsize=9.0, color=color, pad=3)

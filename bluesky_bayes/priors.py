@@ -11,7 +11,8 @@ import numpy as np
 from bluesky_bayes.dataset import Array
 
 Z_MAX = 8.0
-N_QUANTILES = 2049
+SCORES = np.linspace(-Z_MAX, Z_MAX, 2049)
+"""Normal scores at which quantiles are kept."""
 
 
 class Prior(Protocol):
@@ -67,8 +68,8 @@ def quantile_table(prior: Prior) -> Array:
     """
     from scipy.special import ndtr
 
-    z = np.linspace(-Z_MAX, Z_MAX, N_QUANTILES)
-    table = np.where(z < 0, prior.ppf(ndtr(np.minimum(z, 0.0))), prior.isf(ndtr(-np.maximum(z, 0.0))))
+    low, high = prior.ppf(ndtr(np.minimum(SCORES, 0.0))), prior.isf(ndtr(-np.maximum(SCORES, 0.0)))
+    table = np.where(SCORES < 0, low, high)
     return np.asarray(table, dtype=np.float64)
 
 
@@ -109,11 +110,11 @@ def from_table(name: str, table: Mapping[str, Any]) -> Prior:
 
 def at_quantile(table: Array, z: Array) -> Array:
     """Parameters of whitened coordinates."""
-    values: Array = np.interp(z, np.linspace(-Z_MAX, Z_MAX, N_QUANTILES), table)
+    values: Array = np.interp(z, SCORES, table)
     return values
 
 
 def at_value(table: Array, values: Array) -> Array:
     """Whitened coordinates of parameters: `at_quantile` the other way round."""
-    z: Array = np.interp(values, table, np.linspace(-Z_MAX, Z_MAX, N_QUANTILES))
+    z: Array = np.interp(values, table, SCORES)
     return z

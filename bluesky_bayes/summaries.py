@@ -168,7 +168,7 @@ def diagnostics_of(
     """How the sampling went."""
     constant = float(job.task.constant[0])
     acceptance = np.mean([info.acceptance[-1] for info in job.infos], axis=0)
-    names = job.model.parameters
+    names, values = job.model.parameters, np.array(list(draws.values()))
     return Diagnostics(
         barrier=float(np.mean([info.rejection.sum() for info in job.infos])),
         round_trips=sum(info.round_trips for info in job.infos),
@@ -176,8 +176,8 @@ def diagnostics_of(
         levels=job.path.betas.size,
         acceptance={name: float(acceptance[g]) for name, g in zip(names, job.task.step_group, strict=True)},
         r_hat_energy=job.disagreement,
-        r_hat=max((split_r_hat(values) for values in draws.values()), default=1.0),
-        ess=min((effective_size(values) for values in draws.values()), default=float(job.length * len(job.infos))),
+        r_hat=float(split_r_hat(values).max()) if draws else 1.0,
+        ess=float(effective_size(values).min()) if draws else float(job.length * len(job.infos)),
         gap=gap,
         drift=max(info.drift for info in job.infos),
         edges=tuple(edges_of(job.model, z)),
@@ -194,22 +194,28 @@ def edges_of(model: Model, z: Array) -> list[str]:
     """Parameters that press against an edge of their prior which is not a natural one (zero, or a fraction's one)."""
     from scipy.special import ndtri
 
+    near, draws = -float(ndtri(EDGE)), tuple(range(z.ndim - 1))
+    low_share, high_share = np.mean(z < -near, axis=draws), np.mean(z > near, axis=draws)
     pressed = []
-    for j, (name, prior) in enumerate(model.priors.items()):
+    for (name, prior), below, above in zip(model.priors.items(), low_share, high_share, strict=True):
+        if max(below, above) <= PRESSED or name.endswith("fraction"):
+            continue
         assert prior is not None
         low, high = prior.support()
-        natural = name.endswith("fraction")
-        below = np.mean(z[..., j] < ndtri(EDGE)) > PRESSED and np.isfinite(low) and low != 0.0 and not natural
-        above = np.mean(z[..., j] > -ndtri(EDGE)) > PRESSED and np.isfinite(high) and not natural
-        if below or above:
-            pressed.append(f"{name} at the {'lower' if below else 'upper'} edge {low if below else high:g}")
+        if below > PRESSED and np.isfinite(low) and low != 0.0:
+            pressed.append(f"{name} at the lower edge {low:g}")
+        elif above > PRESSED and np.isfinite(high):
+            pressed.append(f"{name} at the upper edge {high:g}")
     return pressed
 
 
-def effective_size(values: Array) -> float:
-    """Effective number of independent draws of (n_chains, n_draws), by the variance of batch means."""
-    n_chains, n = values.shape
-    length = max(int(np.sqrt(n)), 1)
-    batches = values[:, : n // length * length].reshape(n_chains, -1, length).mean(axis=2)
-    total, batch = float(np.var(values)), float(np.var(batches))
-    return min(float(values.size), values.size * total / (length * batch)) if batch > 0 else float(values.size)
+def effective_size(values: Array) -> Array:
+    """Effective number of independent draws of (..., n_chains, n_draws), by the variance of batch means."""
+    n_chains, n = values.shape[-2:]
+    length, size = max(int(np.sqrt(n)), 1), n_chains * n
+    batches = values[..., : n // length * length].reshape(*values.shape[:-1], -1, length).mean(axis=-1)
+    total, batch = np.var(values, axis=(-2, -1)), np.var(batches, axis=(-2, -1))
+    varies = batch > 0
+    found = np.where(varies, size * total / (length * np.where(varies, batch, 1.0)), size)
+    least: Array = np.minimum(found, size)
+    return least

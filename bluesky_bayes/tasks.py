@@ -17,7 +17,7 @@ from bluesky_bayes.kernels.build import Curve, ShapeSource, curve
 from bluesky_bayes.kernels.task import BINS, GAUSSIAN, POISSON, STUDENT_T, Task, aligned, padded
 from bluesky_bayes.model import Model, Term
 from bluesky_bayes.noise import SIGMA, Noise, Poisson, StudentT
-from bluesky_bayes.priors import Z_MAX, Prior, quantile_table
+from bluesky_bayes.priors import SCORES, Z_MAX, Prior, quantile_table
 
 EPS = float(np.finfo(np.float32).eps)
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -329,18 +329,22 @@ def _linear(
     gaussian = all(block.kind == GAUSSIAN for block in blocks)
     if len(names) < 2 or not shapes & set(index) or not gaussian or jumps:
         names, free = [], []
-    z = np.linspace(-Z_MAX, Z_MAX, tables.shape[1])
-    weight = np.exp(-0.5 * z * z)
-    weight /= weight.sum()
-    rows = tables[[index[name] for name in names]]
-    mean = rows @ weight
+    mean, variance = _moments(tables[[index[name] for name in names]]) if names else np.zeros((2, 0))
     return {
         "linear": _ints(index[name] for name in names),
         "linear_of": _ints(names.index(p) if (p := t.slots[0].parameter) in names else -1 for t in model.terms),
         "linear_mean": mean,
-        "linear_precision": 1.0 / ((rows - mean[:, None]) ** 2 @ weight),
+        "linear_precision": 1.0 / variance,
         "free": _ints(free),
     }  # fmt: skip
+
+
+def _moments(tables: Array) -> tuple[Array, Array]:
+    """Means and variances of priors by their quantiles."""
+    weight = np.exp(-0.5 * SCORES * SCORES)
+    weight /= weight.sum()
+    mean = tables @ weight
+    return mean, (tables - mean[:, None]) ** 2 @ weight
 
 
 def _bins(x: Array) -> tuple[Array, Array]:
