@@ -33,7 +33,7 @@ from bluesky_bayes.shapes import gaussian
 from bluesky_bayes.tasks import blocks_of, make_task
 
 QUICK = Settings(sweeps=100, longest=100, chains=2)
-MOST_REGISTERS = {"passes": 96, "ladders": 255, "particles": 255, "weighed": 168}
+MOST_REGISTERS = {"passes": 96, "ladders": 255, "particles": 255, "weighed": 168, "chosen": 96}
 """Of a thread. 255 leave eight warps to a multiprocessor."""
 SINE = re.compile(r"\b(?:math|np)\.(?:sin|cos|tan)\(")
 """CUDA's sine takes float64 for arguments beyond 1e5, on a path of its own."""
@@ -180,16 +180,27 @@ def test_components_with_sines_compile_without_spills_for_blocks_of_threads(code
 
 
 @pytest.mark.parametrize(
-    ("name", "by_warp", "architecture"), [("ladders", True, "sm_90"), ("weighed", False, "sm_100")]
+    ("name", "fitted", "by_warp", "architecture"),
+    [
+        ("ladders", False, True, "sm_90"),
+        ("ladders", True, True, "sm_90"),
+        ("weighed", False, False, "sm_100"),
+        ("chosen", False, True, "sm_80"),
+    ],
 )
-def test_whole_rounds_compile_without_spills(code: Any, name: str, by_warp: bool, architecture: str) -> None:
-    """Two of them; `python tests/cuda_code.py` shows all, of which the largest spill some bytes."""
-    ladder = code.problem(Gaussian(0.1), False)
-    call = ladder if name == "ladders" else code.weighed_of(ladder)
-    made = code.assembled(code.ptx(*code.kernel_of(call, by_warp)), architecture)
-    assert (made.stack, made.spilled) == (0, 0)
-    assert made.registers <= MOST_REGISTERS[name]
-    assert "SHFL" in made.text
+def test_whole_rounds_compile_without_spills(
+    code: Any, name: str, fitted: bool, by_warp: bool, architecture: str
+) -> None:
+    """Some of them; `python tests/cuda_code.py` shows all."""
+    ladder = code.problem(Gaussian(0.1), fitted)
+    if name == "chosen":
+        made = code.ptx(*code.choice_of(code.particles_of(ladder), by_warp))
+    else:
+        made = code.ptx(*code.kernel_of(ladder if name == "ladders" else code.weighed_of(ladder), by_warp))
+    found = code.assembled(made, architecture)
+    assert (found.stack, found.spilled) == (0, 0)
+    assert found.registers <= MOST_REGISTERS[name]
+    assert "SHFL" in found.text
 
 
 # Devices -------------------------------------------------------------------------------------------------------------
