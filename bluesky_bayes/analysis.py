@@ -15,6 +15,7 @@ import numpy as np
 
 from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Dataset
+from bluesky_bayes.devices import AUTO, check_name
 from bluesky_bayes.inference import select
 from bluesky_bayes.noise import Gaussian, Noise, Poisson, StudentT
 from bluesky_bayes.preparation import Preparation, check_entries
@@ -240,6 +241,8 @@ class Analysis(Recipe):
     seed : int
     settings : Settings
         How long to sample.
+    device : str
+        Where to sample, see `select`; no part of what an analysis means.
     """
 
     candidates: Candidates
@@ -257,9 +260,11 @@ class Analysis(Recipe):
     files: Files = field(default_factory=Files)
     seed: int = 0
     settings: Settings = field(default_factory=Settings)
+    device: str = AUTO
 
     def __post_init__(self) -> None:
         """Check the choice."""
+        check_name(self.device)
         if self.i0 and isinstance(self.noise, Poisson):
             raise ValueError("an absorption ln(i0 / y) is no count: leave the noise out or give Gaussian noise")
         self._check()
@@ -277,14 +282,16 @@ class Analysis(Recipe):
 
     def __call__(self, data: Dataset) -> Selection:
         """Answer the question for one data set; the answer carries no chains, so that many of them stay small."""
-        answer = select(data, self.candidates, noise=self.noise, seed=self.seed, settings=self.settings)
+        answer = select(
+            data, self.candidates, noise=self.noise, seed=self.seed, settings=self.settings, device=self.device
+        )
         return replace(answer, standings=())
 
     def prepare(self) -> None:
         """Compile the kernels that these candidates need."""
         from bluesky_bayes.inference import warm_up
 
-        warm_up(self.candidates, self.noise)
+        warm_up(self.candidates, self.noise or (Gaussian(1.0) if self.sigma else None), self.device)
 
     def to_table(self) -> dict[str, Any]:
         """Plain data, as in the TOML file.
@@ -301,6 +308,8 @@ class Analysis(Recipe):
             )
         table = self._data()
         table |= {"candidates": dict(self.candidates.recipe), "sampling": self._sampling()}
+        if self.device != AUTO:
+            table["sampling"]["device"] = self.device
         if self.noise is not None:
             table["noise"] = _noise_table(self.noise)
         return table
@@ -327,13 +336,13 @@ class Analysis(Recipe):
         data, sampling = dict(table.get("data", {})), dict(table.get("sampling", {}))
         check_entries("data", data, DATA)
         check_entries("files", table.get("files", {}), [f.name for f in fields(Files)])
-        check_entries("sampling", sampling, ("seed", *(f.name for f in fields(Settings))))
-        seed = int(sampling.pop("seed", 0))
+        check_entries("sampling", sampling, ("seed", "device", *(f.name for f in fields(Settings))))
+        seed, device = int(sampling.pop("seed", 0)), str(sampling.pop("device", AUTO))
         noise = _noise_from(table["noise"]) if "noise" in table else None
         data["preparation"] = Preparation.from_table(table.get("preparation", {}))
         data["files"] = Files(**table.get("files", {}))
         candidates = candidates_of(table["candidates"], folder)
-        return cls(candidates, noise=noise, seed=seed, settings=Settings(**sampling), **data)
+        return cls(candidates, noise=noise, seed=seed, settings=Settings(**sampling), device=device, **data)
 
     def _sampling(self) -> dict[str, Any]:
         """Seed and settings, without those that are not set."""

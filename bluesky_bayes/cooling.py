@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,11 +16,17 @@ import numpy.typing as npt
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import log_mean_exp, softmax
+from bluesky_bayes.kernels.launch import CardKernels
 from bluesky_bayes.kernels.task import Score, Scratch, State, Task, new_score, new_scratch, new_state
 from bluesky_bayes.reference import Start
 from bluesky_bayes.tasks import Group, in_order
 
 Spread: TypeAlias = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
+Rows: TypeAlias = npt.NDArray[np.int64]
+Cloud: TypeAlias = tuple[Array, Array, Array]
+"""Coordinates, energies and misfit of particles at one temperature."""
+_Cooled: TypeAlias = tuple[Array, Array, Array, list[Cloud], list[Rows], Array]
+"""Temperatures, steps and strides, the clouds there, which particles each comes from, and moves accepted at last."""
 
 MOST_LEVELS = 128
 PIECES = 4
@@ -60,7 +66,7 @@ class Cooling(NamedTuple):
     clouds: Array
     energies: Array
     misfit: Array
-    eves: npt.NDArray[np.int64]
+    eves: Rows
     acceptance: Array
     n_drawn: int
 
@@ -150,49 +156,87 @@ def cooled(
     spread : callable
         A `map` that may do its pieces side by side; what comes out is the same.
     """
-    n_ancestors, n_sweeps = size
-    n, sizes = n_ancestors * n_sweeps, group_sizes(task)
+    n, sizes = size[0] * size[1], group_sizes(task)
     share, free = 0.0 if known else SHARE, task.free
     if known is None:
         known = np.zeros(MOST_LEVELS), np.ones((MOST_LEVELS, sizes.size)), np.zeros((MOST_LEVELS, free.size, free.size))
-    betas, steps, strides = known
     cloud, n_drawn = start.draws(n, rng)
-    rooms, edges = Rooms(task, start), [n_ancestors * piece // PIECES for piece in range(PIECES + 1)]
-    energy, misfit = _weighed(kernels, task, start, cloud, spread, rooms)
-    found, eves, parents = [(cloud, energy, misfit)], np.arange(n), np.empty(n_ancestors, dtype=np.int64)
-    hits, total, level = np.zeros(sizes.size), np.empty(n), 0
+    rooms = Rooms(task, start)
+    first = cloud, *_weighed(kernels, task, start, cloud, spread, rooms)
+    way = _Way(task, start, size, key, number, groups, known, share, sizes, first, rooms)
+    found = way.on_card(kernels) if isinstance(kernels, CardKernels) else None
+    betas, steps, strides, clouds, parents, hits = found or way.on_processor(kernels, spread)
+    eves: Rows = np.arange(n)
+    for chosen in parents:
+        eves = eves[np.repeat(chosen, size[1])]
+    z, energies, misfit = (np.stack(values) for values in zip(*clouds, strict=True))
+    return Cooling(betas, steps, strides, z, energies, misfit, eves, hits / (sizes * n), n_drawn)
 
-    def move(level: int, before: Array, after: Sequence[Array], piece: int) -> Array:
-        room, (a, b) = rooms.own, edges[piece : piece + 2]
-        rows = slice(a * n_sweeps, b * n_sweeps)
-        kernels.move_particles(
-            task, start.arrays, room.state, room.score, betas[level], steps, strides, level, parents[a:b], a,
-            n_sweeps, before, number, key[0], key[1], room.scratch, *(values[rows] for values in after),
+
+class _Way(NamedTuple):
+    """A cloud of particles before it is cooled, see `cooled`."""
+
+    task: Task
+    start: Start
+    size: tuple[int, int]
+    key: npt.NDArray[np.uint64]
+    number: int
+    groups: tuple[Group, ...]
+    known: tuple[Array, Array, Array]
+    share: float
+    sizes: Array
+    first: Cloud
+    rooms: Rooms
+
+    def on_processor(self, kernels: Any, spread: Spread) -> _Cooled:
+        """Temperature by temperature, the particles in pieces."""
+        (n_ancestors, n_sweeps), (betas, steps, strides) = self.size, self.known
+        task, start, key, rooms, free = self.task, self.start, self.key, self.rooms, self.task.free
+        n, edges = n_ancestors * n_sweeps, [n_ancestors * piece // PIECES for piece in range(PIECES + 1)]
+        found, chosen, level = [self.first], list[Rows](), 0
+        hits: Array = np.zeros(self.sizes.size)
+        total = np.empty(n)
+
+        def move(level: int, before: Array, parents: Rows, after: Cloud, piece: int) -> Array:
+            room, (a, b) = rooms.own, edges[piece : piece + 2]
+            rows = slice(a * n_sweeps, b * n_sweeps)
+            kernels.move_particles(
+                task, start.arrays, room.state, room.score, betas[level], steps, strides, level, parents[a:b], a,
+                n_sweeps, before, self.number, key[0], key[1], room.scratch, *(values[rows] for values in after),
+            )  # fmt: skip
+            return room.scratch.hits[: self.sizes.size].copy()
+
+        while betas[level] < 1.0:
+            before, energy, _ = found[-1]
+            scratch, parents = rooms.own.scratch, np.empty(n_ancestors, dtype=np.int64)
+            kernels.choose(
+                betas, steps, level, self.share, self.sizes, hits, n, energy, self.number, key[0], key[1],
+                scratch.normals, scratch.log_uniforms, total, parents,
+            )  # fmt: skip
+            level += 1
+            if free.size:
+                before = in_order(before, self.groups)
+                if self.share:
+                    strides[level] = _stride(before[parents][:, free])
+            after = np.empty_like(before), np.empty(n), np.empty(n)
+            hits = np.sum(list(spread(partial(move, level, before, parents, after), range(PIECES))), axis=0)
+            found.append(after)
+            chosen.append(parents)
+        kept = slice(0, level + 1)
+        return betas[kept], steps[kept], strides[kept], found, chosen, hits
+
+    def on_card(self, kernels: CardKernels) -> _Cooled | None:
+        """All temperatures at once; None where the processor has to do it."""
+        (n_ancestors, n_sweeps), room, strides = self.size, self.rooms.own, self.known[2]
+        found = kernels.cool(
+            self.task, self.start.arrays, room.state, room.score, *self.known, self.share, self.sizes, n_sweeps,
+            self.number, *self.key, np.zeros(n_ancestors, dtype=np.int64), room.scratch, *self.first[:2],
         )  # fmt: skip
-        return room.scratch.hits[: sizes.size].copy()
-
-    while betas[level] < 1.0:
-        before, energy, _ = found[-1]
-        scratch = rooms.own.scratch
-        kernels.choose(
-            betas, steps, level, share, sizes, hits, n, energy, number, key[0], key[1], scratch.normals,
-            scratch.log_uniforms, total, parents,
-        )  # fmt: skip
-        level += 1
-        if free.size:
-            before = in_order(before, groups)
-            if share:
-                strides[level] = _stride(before[parents][:, free])
-        after = np.empty_like(cloud), np.empty(n), np.empty(n)
-
-        hits = np.sum(list(spread(partial(move, level, before, after), range(PIECES))), axis=0)
-        eves = eves[np.repeat(parents, n_sweeps)]
-        found.append(after)
-    clouds, energies, misfits = (np.stack(values) for values in zip(*found, strict=True))
-    kept = slice(0, level + 1)
-    return Cooling(
-        betas[kept], steps[kept], strides[kept], clouds, energies, misfits, eves, hits / (sizes * n), n_drawn
-    )
+        if found is None:
+            return None
+        after = zip(found["clouds"], found["energies"], found["misfit"], strict=True)
+        betas, hits = found["betas"], found["hits"][: self.sizes.size]
+        return betas, found["steps"], strides[: betas.size], [self.first, *after], list(found["parents"]), hits
 
 
 def reweighted(

@@ -122,13 +122,17 @@ def toolkit() -> tuple[str, str]:
     """Versions of what compiles for a GPU, and why it cannot, in words: one of the two is empty."""
     if importlib.util.find_spec("numba_cuda") is None:
         return "", f"numba-cuda is not installed: {INSTALL}"
-    versions = [f"numba-cuda {version('numba-cuda')}"]
-    for package in ("nvidia-nvvm", "nvidia-cuda-nvcc-cu12"):
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(versions), ""
+    packages = ("numba-cuda", "cuda-bindings", "nvidia-nvvm", "nvidia-cuda-nvcc-cu12")
+    found = {package: _version(package) for package in packages}
+    return ", ".join(f"{package} {number}" for package, number in found.items() if number), ""
+
+
+def _version(package: str) -> str:
+    """Version of a package that is installed, or nothing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,26 +142,26 @@ class Device:
     Attributes
     ----------
     name : str
-        ``"cpu"``, ``"cuda:0"`` ...
-    card : Card, optional
-        The GPU.
+        ``"cpu"``, ``"cuda:0"``, ``"cuda:0, cuda:1"`` ...
+    cards : tuple of Card
+        The GPUs, which share the work.
     reason : str
-        Why it is not a GPU, in words, where one was looked for.
+        Why it is not a GPU, or not all of them, in words, where they were looked for.
     """
 
     name: str
-    card: Card | None = None
+    cards: tuple[Card, ...] = ()
     reason: str = ""
 
     def kernels(self, single: bool) -> Any:
         """Kernels of this device; `single` chooses float32 curves."""
         host = kernels(single)
-        return host if self.card is None else CardKernels(host, self.card)
+        return CardKernels(host, self.cards) if self.cards else host
 
     @property
     def threads(self) -> int:
         """Threads by default: as many as there are processors to run on, and more for a GPU, which is waited for."""
-        return THREADS_FOR_CARD if self.card else processors()
+        return len(self.cards) * THREADS_FOR_CARD or processors()
 
 
 PROCESSOR = Device(CPU)
@@ -168,13 +172,28 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def check_name(name: str) -> tuple[str, str]:
+    """Kind of a device of that name, and its number or nothing.
+
+    Raises
+    ------
+    ValueError
+        For other names than those that `device` takes.
+    """
+    kind, _, number = str(name).partition(":")
+    if kind not in (AUTO, CPU, CUDA) or (number and (kind != CUDA or not number.isdecimal())):
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:1' and so on; got {name!r}")
+    return kind, number
+
+
 def device(name: str | Device = AUTO) -> Device:
     """The device of that name.
 
     Parameters
     ----------
     name : {"auto", "cpu", "cuda", "cuda:1" ...} or Device
-        With "auto" a GPU where one works, else the processor; the reason is in `Device.reason` and is logged once.
+        With "auto" all GPUs that work, else the processor; the reason is in `Device.reason` and is logged once. "cuda"
+        stands for all of them, "cuda:1" for one.
 
     Raises
     ------
@@ -183,28 +202,34 @@ def device(name: str | Device = AUTO) -> Device:
     """
     if isinstance(name, Device):
         return name
-    kind, _, number = name.partition(":")
-    if kind not in (AUTO, CPU, CUDA) or (number and (kind != CUDA or not number.isdecimal())):
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:1' and so on; got {name!r}")
+    kind, number = check_name(name)
     if kind == CPU:
         return PROCESSOR
-    found = _looked_for(int(number or 0))
-    if kind == CUDA and found.card is None:
+    found = _looked_for(int(number) if number else None)
+    if kind == CUDA and not found.cards:
         raise ValueError(f"there is no GPU for device={name!r}: {found.reason}; use device='auto' or 'cpu'")
     return found
 
 
 @functools.cache
-def _looked_for(number: int) -> Device:
-    """A GPU that works, or the processor with the reason; looked for once."""
-    reason = why_no_gpu(number)
-    card = Card(number)
-    if not reason:
-        reason = smoke_test(card)
-    if not reason:
-        return Device(f"{CUDA}:{number}", card)
+def _looked_for(number: int | None) -> Device:
+    """The GPU of that number or all of them, as far as they work, or the processor with the reason; looked for once."""
+    numbers = range(max(len(find_gpus().gpus), 1)) if number is None else [number]
+    reasons = {n: why_no_gpu(n) or smoke_test(card_of(n)) for n in numbers}
+    cards = tuple(card_of(n) for n, reason in reasons.items() if not reason)
+    reason = "; ".join(dict.fromkeys(filter(None, reasons.values())))
+    if cards:
+        if reason:
+            logger.info("not every GPU is used: %s", reason)
+        return Device(", ".join(card.name for card in cards), cards, reason)
     logger.info("sampling runs on the processor: %s", reason)
-    return Device(CPU, None, reason)
+    return Device(CPU, (), reason)
+
+
+@functools.cache
+def card_of(number: int) -> Card:
+    """The only object of this process that speaks to that GPU."""
+    return Card(number)
 
 
 def why_no_gpu(number: int = 0) -> str:
@@ -217,13 +242,24 @@ def why_no_gpu(number: int = 0) -> str:
     gpu = found.gpus[number]
     if gpu.capability < OLDEST:
         return f"{gpu.name} has compute capability {gpu.capability[0]}.{gpu.capability[1]}, and 8.0 is needed"
-    return toolkit()[1]
+    return toolkit()[1] or _too_old(found.driver)
+
+
+def _too_old(driver: str) -> str:
+    """Why a driver cannot run what the toolkit here compiles, in words: it knows an earlier CUDA."""
+    known, made_for = (int(text.partition(".")[0]) for text in (driver, _version("cuda-bindings") or driver))
+    if known >= made_for:
+        return ""
+    return (
+        f"the NVIDIA driver knows CUDA {driver}, and numba-cuda here compiles for CUDA {made_for}: update the driver, "
+        f"or pip install 'numba-cuda[cu{known}]'"
+    )
 
 
 def smoke_test(card: Card) -> str:
     """Why a GPU is not to be trusted, in words: a few sweeps that fail or are not those of the processor."""
     try:
-        host, there = (_sweeps(module, 1, 3)[0] for module in (kernels(True), CardKernels(kernels(True), card)))
+        host, there = (_sweeps(module, 1, 3)[0] for module in (kernels(True), CardKernels(kernels(True), [card])))
     except Exception as error:
         return f"the GPU's first sweeps failed: {type(error).__name__}: {error}"
     if card.broken:
@@ -260,9 +296,9 @@ def _sweeps(module: Any, n_chains: int, length: int) -> list[Info]:
 def throughput(where: Device, seconds: float = 1.0) -> float:
     """Moves of one parameter a second, of two peaks and 301 points, measured in about this time.
 
-    On the processor by one thread; on a GPU by 64 chains at once.
+    On the processor by one thread; by 64 chains at once for each GPU.
     """
-    module, n_chains, length = where.kernels(True), 1 if where.card is None else THREADS_FOR_CARD, 20
+    module, n_chains, length = where.kernels(True), where.threads if where.cards else 1, 20
     _sweeps(module, n_chains, length)
     done, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:

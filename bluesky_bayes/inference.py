@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,12 +16,14 @@ from bluesky_bayes.devices import AUTO, CPU, CUDA, PROCESSOR, Device
 from bluesky_bayes.devices import device as device_of
 from bluesky_bayes.exact import ROUNDING, exact_posterior, solve, why_not_exact
 from bluesky_bayes.jobs import EXCHANGE, SAMPLERS, Crew, Job, run_jobs
-from bluesky_bayes.kernels.launch import CardKernels, why_not
+from bluesky_bayes.kernels.cuda import Traits
+from bluesky_bayes.kernels.launch import CardKernels, components, why_not
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.model import Model
-from bluesky_bayes.noise import Gaussian, Noise, noise_for
+from bluesky_bayes.noise import Gaussian, Noise, Poisson, StudentT, noise_for
 from bluesky_bayes.posterior import Posterior
 from bluesky_bayes.priors import at_value
+from bluesky_bayes.reference import first_start
 from bluesky_bayes.sampler import Sampler, Settings
 from bluesky_bayes.selection import Selection
 from bluesky_bayes.summaries import curves_of, posterior_of
@@ -31,8 +33,8 @@ BATCH = 16
 """Data sets sampled side by side; more wait their turn, so that memory stays bounded."""
 EXACT = "exact"
 ASKED: dict[str, Sampler | None] = {"auto": None, "exchange": EXCHANGE, "smc": SAMPLERS["smc"], EXACT: None}
-WARMING = 24
-"""Sweeps that warm kernels up: enough for batches of an error."""
+WARMING, POINTS_FOR_CARDS = 24, 64
+"""Sweeps that warm kernels up: enough for batches of an error; and points: enough for jumps."""
 MOST_POINTS, MOST_TERMS, MOST_EXACT = 100_000, 20, 500
 """The largest data set and model, sampled or in closed form: memory grows with both, and nothing beyond was tried."""
 
@@ -240,19 +242,37 @@ def refined(selection: Selection, error: float | None, budget: float | None, thr
     return last
 
 
-def warm_up(candidates: Candidates, noise: Noise | None = None) -> None:
+def warm_up(candidates: Candidates, noise: Noise | None = None, device: str | Device = AUTO) -> None:
     """Compile the kernels that these candidates need, or load them from the cache, by asking a tiny question.
 
-    What has an answer in closed form needs none.
+    What has an answer in closed form needs none. A GPU's kernels are made for data of up to 1024 points, and for longer
+    ones when these come.
     """
     x = np.linspace(0.0, 1.0, 16)
     question = _Question.of(Dataset(x, x), candidates, Gaussian(1.0))
     if isinstance(noise, Gaussian | None) and not question.inexact:
         return
-    job = question.jobs(Settings(chains=2), 0, EXCHANGE, where=device_of())[-1]
+    where = device_of(device)
+    job = question.jobs(Settings(chains=2), 0, EXCHANGE, where=where)[-1]
     job.prepare()
     job.take([job.step(chain, WARMING) for chain in range(2)])
     curves_of(job.kernels, job.task, job.infos[0].samples)
+    if where.cards:
+        _warm_cards(candidates, noise, where)
+
+
+def _warm_cards(candidates: Candidates, noise: Noise | None, where: Device) -> None:
+    """Compile what GPUs need: kernels of their own for each kind of noise, of model and of reference."""
+    counted = isinstance(noise, Poisson)
+    if isinstance(noise, Gaussian | StudentT) and noise.sigma is not None:
+        noise = replace(noise, sigma=1.0)
+    data = Dataset(np.linspace(0.0, 1.0, POINTS_FOR_CARDS), np.arange(float(POINTS_FOR_CARDS)), counts=counted)
+    question, done = _Question.of(data, candidates, Poisson() if counted else noise), set[Hashable]()
+    for job in question.jobs(Settings(chains=2), 0, where=where):
+        kind = components(job.task), Traits.of(job.task, first_start(job.task).arrays)
+        if not why_not(job.task) and kind not in done:
+            done.add(kind)
+            job.warm()
 
 
 @dataclass(frozen=True)
@@ -385,7 +405,7 @@ def _selection(
         prior_probabilities=np.array(question.candidates.probabilities),
         seed=seed,
         sampler=next(("auto" if job.auto else job.sampler.name for job in jobs), EXACT),
-        device=next((f"{CUDA}:{job.kernels.card.number}" for job in jobs if _on_card(job)), CPU),
+        device=next((", ".join(card.name for card in job.kernels.cards) for job in jobs if _on_card(job)), CPU),
         elapsed=elapsed,
         notes=(*question.data.notes, *_notes(question, jobs)),
         settings=settings,
@@ -413,8 +433,10 @@ def _notes(question: _Question, jobs: Sequence[Job]) -> Iterator[str]:
         reasons = {job.model.name: why_not(job.task) for job in jobs if not _on_card(job)}
         for reason in dict.fromkeys(reasons.values()):
             yield f"{reason} ({', '.join(name for name, why in reasons.items() if why == reason)})"
-        if broken := next((job.kernels.card.broken for job in jobs if job.kernels.card.broken), ""):
+        for broken in dict.fromkeys(card.broken for job in jobs for card in job.kernels.cards if card.broken):
             yield f"the GPU failed while it sampled, and the processor went on: {broken}"
+        for refused in dict.fromkeys(job.kernels.refused for job in jobs if job.kernels.refused):
+            yield f"the processor did what the GPU had no room for: {refused}"
     if jobs and not question.single:
         yield "curves were computed in float64, since float32 would round them too much for these data"
 

@@ -41,6 +41,7 @@ MOST_BRIDGED = 4000
 TRIED, MATCHED, SURE = 1000, 0.2, 0.5
 """Draws of a mixture that are tried; their effective share, and the error of the cooling that led to the mixture, from
 which on no temperatures are needed."""
+FEW_DRAWS = 50
 REFITS, FEW = 4, 0.25
 """Refits of an earlier posterior's mixture, and the error of its draws beyond which too few are left to fit one."""
 
@@ -191,6 +192,16 @@ class Job:
         return cooled(
             self.kernels, self.task, start, size, self.keys[0], number, rng, self.groups, known, self.spread
         )  # fmt: skip
+
+    def warm(self) -> None:
+        """Run everything that is compiled for a GPU once: from the prior and from a mixture, by a few particles."""
+        rng, n_groups = generator(self.keys[0], 0), 1 + int(self.task.step_group.max())
+        z = rng.standard_normal((FEW_DRAWS, len(self.task.tables)))
+        known = np.array([0.0, 1.0]), np.ones((2, n_groups)), np.zeros((2, 0, 0))
+        for start in (first_start(self.task), fitted_start(z, self.groups, rng)):
+            self._cooled(start, (4, 1), LOOKING, known)
+            path = Path(self.kernels, self.task, start, *known, self.groups)
+            EXCHANGE.step(path, State(z[:2], *known[1:], 0), self.keys[0], 2)
 
     @property
     def cost(self) -> int:

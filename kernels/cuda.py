@@ -1,8 +1,9 @@
 """The kernels for NVIDIA GPUs: the text of `engine` and of the components, gone through by teams of threads.
 
 A team is a warp, or a block where data are long. A ladder has a block of threads, whose teams take its levels in turn
-and swap between sweeps; particles, and coordinates to be weighed, have a team each. All of a round is one launch. The
-machine code is kept by numba-cuda's cache beside that of the CPU.
+and swap between sweeps; all of a round is one launch. Particles, and coordinates to be weighed, have a team each; one
+team chooses which particles go to the next temperature. The machine code is kept by numba-cuda's cache beside that of
+the CPU.
 
 With ``NUMBA_ENABLE_CUDASIM=1`` the same text runs in numba's simulator, see `simulated`.
 """
@@ -214,19 +215,41 @@ def ladders(
     if is_first():
         drift[run, team()] = found
 """
+CHOSEN = """
+@kernel
+def chosen(
+    betas, steps, level, share, group_size, counted, energies, rounds, keys, normals, log_uniforms, hits, total, parents
+):
+    run, blocks = cuda.blockIdx.x, hits.shape[0] // cuda.gridDim.x
+    if betas[run, level] >= 1.0:
+        if is_first():
+            betas[run, level + 1] = 1.0
+        return
+    if is_first():
+        for g in range(group_size.size):
+            counted[run, g] = 0.0
+            for room in range(run * blocks, (run + 1) * blocks):
+                counted[run, g] += hits[room, g]
+    wait_for_team()
+    choose(
+        betas[run], steps[run], level, share, group_size, counted[run], energies.shape[1], energies[run], rounds[run],
+        keys[run, 0], keys[run, 1], normals[run * blocks], log_uniforms[run * blocks], total[run], parents[run]
+    )
+"""
 PARTICLES = """
 @kernel
 def particles(
-    {arguments}, task_of, beta, steps, strides, level, parents, first, n_sweeps, before, rounds, keys, cloud, energies,
-    misfit
+    {arguments}, task_of, betas, steps, strides, level, parents, n_sweeps, before, rounds, keys, cloud, energies, misfit
 ):
     run = cuda.blockIdx.y
+    if betas[run, level - 1] >= 1.0:
+        return
     which = task_of[run]
     room = run * cuda.gridDim.x + cuda.blockIdx.x
     move_particles(
-        {task}, {reference}, {state}, {score}, beta[run], steps[run], strides[run], level[run], parents[run],
-        first[run], n_sweeps, before[run], rounds[run], keys[run, 0], keys[run, 1], {scratch}, cloud[run],
-        energies[run], misfit[run]
+        {task}, {reference}, {state}, {score}, betas[run, level], steps[run], strides[run], level, parents[run], 0,
+        n_sweeps, before[run], rounds[run], keys[run, 0], keys[run, 1], {scratch}, cloud[run], energies[run],
+        misfit[run]
     )
 """
 WEIGHED = """
@@ -314,6 +337,7 @@ def _launches() -> str:
     return "\n".join(
         (
             LADDERS.format(arguments=arguments, **shared),
+            CHOSEN,
             PARTICLES.format(arguments=arguments, **alone),
             WEIGHED.format(arguments=arguments, **alone),
         )
@@ -348,23 +372,16 @@ class Traits(NamedTuple):
         Whether its size is given.
     from_prior : bool
         Whether the reference is the prior.
-    jumps, carries : bool
-        Whether components jump, and whether steps of all shapes carry the amplitudes.
     """
 
     kind: int
     known: bool
     from_prior: bool
-    jumps: bool
-    carries: bool
 
     @classmethod
     def of(cls, task: Task, reference: Reference) -> Traits:
-        """Of a task of one block."""
-        return cls(
-            int(task.noise[0]), bool(task.noise_parameter[0] < 0), not reference.log_weight.size,
-            bool(task.jump_term.size), bool(task.linear.size),
-        )  # fmt: skip
+        """Of a task of one block without amplitudes that are carried along."""
+        return cls(int(task.noise[0]), bool(task.noise_parameter[0] < 0), not reference.log_weight.size)
 
     def settled(self) -> dict[str, str]:
         """Expressions of `engine` that are known, and their values."""
@@ -377,12 +394,10 @@ class Traits(NamedTuple):
             "task.block_start[block + 1]": "task.x.size",
             "reference.log_weight.size == 0": str(self.from_prior),
             "reference.log_weight.size > 0": str(not self.from_prior),
-            "task.linear.size > 0": str(self.carries),
+            "task.linear.size > 0": "False",
         }
         if self.from_prior:
             settled["reference.log_weight.size"] = "0"
-        if not self.jumps:
-            settled |= {"task.jump_term.size": "0"}
         return settled
 
 
@@ -416,5 +431,5 @@ def _unsigned(place: ast.expr) -> ast.expr:
 def launches(
     shapes: tuple[ShapeSource, ...], single: bool, by_warp: bool, traits: Traits, simulated: bool = False
 ) -> Any:
-    """The kernels `ladders`, `particles` and `weighed` as a module, compiled when first launched."""
+    """The kernels `ladders`, `chosen`, `particles` and `weighed` as a module, compiled when first launched."""
     return module_of("cuda", source(shapes, single, by_warp, traits, simulated))

@@ -991,17 +991,18 @@ def weigh(task, reference, state, score, z, scratch, energies, misfit):
 @inner
 def lowest(energies):
     """Lowest of some energies."""
-    least = energies[0]
-    for i in range(energies.size):
-        least = min(least, energies[i])
-    return least
+    top = -energies[0]
+    for i in range(U64(energies.size)):
+        top = max(top, -energies[i])
+    return -top
 
 
 @inner
 def effective_share(change, energies, least):
     """Effective share of particles weighted by ``exp(-change * energy)``."""
-    total, squares = 0.0, 0.0
-    for i in range(energies.size):
+    total = 0.0
+    squares = 0.0
+    for i in range(U64(energies.size)):
         w = exp_double(-change * (energies[i] - least))
         total += w
         squares += w * w

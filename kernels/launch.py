@@ -29,16 +29,18 @@ MOST_RUNS = 65_535
 """Calls of a launch: what a grid can hold."""
 FREE_SHARE = 0.8
 """Share of a card's free memory that a launch may take."""
+OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
+"""What the driver says where somebody else took memory meanwhile; the card is none the worse for it."""
 UNTOUCHED = ("curves", "residual", "gradient")
 """Large arrays that are written before they are read."""
 
 
 class Call(NamedTuple):
-    """One call of a function of `engine`.
+    """One call of a function of `engine`, or of all that cools a cloud of particles.
 
     Attributes
     ----------
-    name : {"run_ladder", "move_particles", "weigh"}
+    name : {"run_ladder", "cool", "weigh"}
     arguments : tuple
     """
 
@@ -63,14 +65,14 @@ class Call(NamedTuple):
         shared = [a.tobytes() for name, a in _fields(self.task, self.reference) if name not in BY_TASK]
         shapes = [a.shape for _, a in _fields(self.task, self.reference)]
         rest = [a.shape if isinstance(a, np.ndarray) else None for a in self.arguments[4:]]
-        numbers = self.arguments[9] if self.name == "run_ladder" else 0
-        numbers = self.arguments[10] if self.name == "move_particles" else numbers
-        return self.name, self.task.x.dtype.str, tuple(shared), tuple(shapes), tuple(rest), numbers
+        numbers = [self.arguments[i] for i in SHARED[self.name]]
+        return self.name, self.task.x.dtype.str, tuple(shared), tuple(shapes), tuple(rest), tuple(numbers)
 
     @property
     def room(self) -> int:
         """Bytes of the card's memory that it takes."""
-        return sum(_bytes(a) for _, a in placed([self])[0])
+        choice = _for_choice([self]) if self.name == "cool" else []
+        return sum(_bytes(a) for _, a in (*placed([self])[0], *choice))
 
 
 def why_not(task: Task) -> str:
@@ -139,7 +141,7 @@ def shape_of(call: Call) -> Shape:
         n_levels = call.arguments[5].size
         teams = min(n_levels, MOST_TEAMS) if by_warp else 1
         return Shape(by_warp, teams, 1, n_levels + teams)
-    n = call.arguments[8].size if call.name == "move_particles" else len(call.arguments[4])
+    n = call.arguments[13].size if call.name == "cool" else len(call.arguments[4])
     return Shape(by_warp, 1, min(n, MOST_RUNS), 2)
 
 
@@ -199,9 +201,7 @@ def _rooms(call: Call, n: int, shape: Shape) -> Placed:
         ("value", Room((n, rows), real, True)),
     ]
     assert [name for name, _ in taken] == [*State._fields, *Score._fields]
-    given: Scratch = (
-        call.arguments[14] if call.name == "run_ladder" else call.arguments[15 if call.name == "move_particles" else 5]
-    )
+    given: Scratch = call.arguments[5 if call.name == "weigh" else 14]
     for name, array in zip(Scratch._fields, given, strict=True):
         if isinstance(array, Amplitudes):
             taken += [(inner, Room((teams, *a.shape), real, True)) for inner, a in _fields(array)]
@@ -250,17 +250,29 @@ LADDER_GIVES = {
 }  # fmt: skip
 
 
-def _of_particles(calls: Sequence[Call], shape: Shape) -> tuple[Placed, Placed]:
+def _of_clouds(calls: Sequence[Call], shape: Shape) -> tuple[Placed, Placed]:
     def column(i: int) -> Array:
-        return np.array([call.arguments[i] for call in calls])
+        return np.stack([call.arguments[i] for call in calls])
 
+    cloud = column(15)
     own: Placed = [
-        ("beta", column(4).astype(np.float64)), ("steps", column(5)), ("strides", column(6)), ("level", column(7)),
-        ("parents", column(8)), ("first", column(9)), ("n_sweeps", calls[0].arguments[10]), ("before", column(11)),
-        ("rounds", column(12)), ("keys", np.array([call.arguments[13:15] for call in calls], dtype=np.uint64)),
-        ("cloud", column(16)), ("energies", column(17)), ("misfit", column(18)),
+        ("betas", column(4)), ("steps", column(5)), ("strides", column(6)), ("level", 1), ("parents", column(13)),
+        ("n_sweeps", calls[0].arguments[9]), ("before", cloud),
+        ("rounds", np.array([call.arguments[10] for call in calls])),
+        ("keys", np.array([call.arguments[11:13] for call in calls], dtype=np.uint64)),
+        ("cloud", Room(cloud.shape, np.float64, False)), ("energies", column(16)),
+        ("misfit", Room(cloud.shape[:2], np.float64, False)),
     ]  # fmt: skip
-    return own, [("cloud", 10), ("energies", 11), ("misfit", 12)]
+    return own, []
+
+
+def _for_choice(calls: Sequence[Call]) -> Placed:
+    """What the choice of particles takes beside what their moves do."""
+    n, sizes, real = len(calls[0].arguments[15]), calls[0].arguments[8], np.float64
+    return [
+        ("share", calls[0].arguments[7]), ("group_size", sizes),
+        ("counted", Room((len(calls), sizes.size), real, False)), ("total", Room((len(calls), n), real, False)),
+    ]  # fmt: skip
 
 
 def _of_weighed(calls: Sequence[Call], shape: Shape) -> tuple[Placed, Placed]:
@@ -271,9 +283,16 @@ def _of_weighed(calls: Sequence[Call], shape: Shape) -> tuple[Placed, Placed]:
 
 
 OWN: dict[str, Callable[[Sequence[Call], Shape], tuple[Placed, Placed]]] = {
-    "run_ladder": _of_ladders, "move_particles": _of_particles, "weigh": _of_weighed
+    "run_ladder": _of_ladders, "cool": _of_clouds, "weigh": _of_weighed
 }  # fmt: skip
-KERNELS = {"run_ladder": "ladders", "move_particles": "particles", "weigh": "weighed"}
+KERNELS = {"run_ladder": "ladders", "cool": "particles", "weigh": "weighed"}
+SHARED: dict[str, tuple[int, ...]] = {"run_ladder": (9,), "cool": (7, 9), "weigh": ()}
+"""Arguments that are numbers, the same for all calls of a launch."""
+CHOSEN = (
+    "betas", "steps", "level", "share", "group_size", "counted", "energies", "rounds", "keys", "normals",
+    "log_uniforms", "hits", "total", "parents",
+)  # fmt: skip
+"""Arguments of the kernel that chooses, in order."""
 
 
 class NoRoomError(ValueError):
@@ -293,6 +312,8 @@ class Card:
     ----------
     broken : str
         Why it is not asked any more, in words, after a call that it failed.
+    asked : int
+        Calls that wait for it.
     """
 
     def __init__(self, number: int = 0, simulated: bool = False) -> None:
@@ -300,6 +321,12 @@ class Card:
         self.waiting: list[tuple[Call, Future[dict[str, Array]]]] = []
         self.news = threading.Condition()
         self.thread: threading.Thread | None = None
+        self.asked = 0
+
+    @property
+    def name(self) -> str:
+        """As `device` takes it."""
+        return f"cuda:{self.number}"
 
     def answer(self, call: Call) -> dict[str, Array]:
         """What a call gives, by name; calls that come at the same time share launches."""
@@ -309,8 +336,13 @@ class Card:
                 self.thread = threading.Thread(target=self._serve, name="bluesky-bayes-gpu", daemon=True)
                 self.thread.start()
             self.waiting.append((call, future))
+            self.asked += 1
             self.news.notify()
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            with self.news:
+                self.asked -= 1
 
     def _serve(self) -> None:
         """Launch what is waiting, again and again: one thread alone speaks to the GPU."""
@@ -354,22 +386,46 @@ class Card:
         return int(cuda.current_context().get_memory_info().free)
 
     def _launch(self, calls: Sequence[Call]) -> list[dict[str, Array]]:
-        from numba import cuda
-
         first, shape = calls[0], shape_of(calls[0])
         single = first.task.x.dtype == np.float32
         traits = Traits.of(first.task, first.reference)
         module = launches(components(first.task), single, shape.by_warp, traits, self.simulated)
         taken, given = placed(calls)
         there = [_there(value) for _, value in taken]
+        if first.name == "cool":
+            choice = {name: _there(value) for name, value in _for_choice(calls)}
+            return _cooled(module, shape, [name for name, _ in taken], there, choice, len(calls))
         kernel = getattr(module, KERNELS[first.name])
         kernel[(shape.blocks, len(calls)), shape.threads, 0, shape.shared](*there)
-        cuda.synchronize()
         found = {name: there[at].copy_to_host() for name, at in given}
-        if first.name == "move_particles":
-            hits = next(i for i, (name, _) in enumerate(taken) if name == "hits")
-            found["hits"] = there[hits].copy_to_host().reshape(len(calls), shape.blocks, -1).sum(axis=1)
         return [{name: values[run] for name, values in found.items()} for run in range(len(calls))]
+
+
+def _cooled(
+    module: Any, shape: Shape, names: Sequence[str], there: list[Any], choice: dict[str, Any], n: int
+) -> list[dict[str, Array]]:
+    """Clouds cooled side by side, all until the last has come to beta = 1; what each found at its temperatures."""
+    at = {name: i for i, name in enumerate(names)}
+    betas, level, found = there[at["betas"]].copy_to_host(), 0, []
+    while np.any(betas[:, level] < 1.0):
+        there[at["level"]] = level
+        taken = [choice[name] if name in choice else there[at[name]] for name in CHOSEN]
+        module.chosen[n, WARP if shape.by_warp else BLOCK, 0, shape.shared](*taken)
+        level += 1
+        there[at["level"]] = level
+        module.particles[(shape.blocks, n), shape.threads, 0, shape.shared](*there)
+        found.append([there[at[name]].copy_to_host() for name in ("cloud", "energies", "misfit", "parents")])
+        betas = there[at["betas"]].copy_to_host()
+        there[at["before"]], there[at["cloud"]] = there[at["cloud"]], there[at["before"]]
+    steps, hits = (there[at[name]].copy_to_host() for name in ("steps", "hits"))
+    answers = []
+    for run in range(n):
+        last = int(np.argmax(betas[run] >= 1.0))
+        kept = ([values[i][run] for values in found[:last]] for i in range(4))
+        of_run = dict(zip(("clouds", "energies", "misfit", "parents"), map(np.stack, kept), strict=True))
+        more = {"betas": betas[run, : last + 1], "steps": steps[run, : last + 1]}
+        answers.append(of_run | more | {"hits": hits.reshape(n, shape.blocks, -1)[run].sum(axis=0)})
+    return answers
 
 
 def _there(value: Any) -> Any:
@@ -402,7 +458,7 @@ def pieces(room: int, n: int, free: int) -> list[slice]:
     if most < 1:
         raise NoRoomError(
             f"this needs {room / 2**20:.0f} MiB of the GPU's memory, and {FREE_SHARE * free / 2**20:.0f} MiB can be "
-            "used; analyse fewer points or particles at a time, or use device='cpu'"
+            "used"
         )
     return [slice(first, min(first + most, n)) for first in range(0, n, most)]
 
@@ -414,11 +470,17 @@ class CardKernels:
     ----------
     host : module
         Compiled `engine`, for what stays on the processor.
-    card : Card
+    cards : sequence of Card
+        Each call goes to the one that has least to do.
+
+    Attributes
+    ----------
+    refused : str
+        Why the processor did what a card could have done, in words: it had no room.
     """
 
-    def __init__(self, host: Any, card: Card) -> None:
-        self.host, self.card = host, card
+    def __init__(self, host: Any, cards: Sequence[Card]) -> None:
+        self.host, self.cards, self.refused = host, tuple(cards), ""
 
     def __getattr__(self, name: str) -> Any:
         """Anything else, of the processor's kernels."""
@@ -435,15 +497,9 @@ class CardKernels:
         arguments[2].z[:n_levels] = found["z"][:n_levels]
         return float(found["drift"].max())
 
-    def move_particles(self, *arguments: Any) -> None:
-        """`engine.move_particles`."""
-        found = self._asked(Call("move_particles", arguments)) if arguments[8].size else None
-        if found is None:
-            self.host.move_particles(*arguments)
-            return
-        for name, i in (("cloud", 16), ("energies", 17), ("misfit", 18)):
-            arguments[i][...] = found[name]
-        arguments[15].hits[...] = found["hits"]
+    def cool(self, *arguments: Any) -> dict[str, Array] | None:
+        """All temperatures of a cloud of particles, or None where the processor has to do it."""
+        return self._asked(Call("cool", arguments))
 
     def weigh(self, *arguments: Any) -> None:
         """`engine.weigh`."""
@@ -454,18 +510,23 @@ class CardKernels:
         arguments[6][...], arguments[7][...] = found["energies"], found["misfit"]
 
     def _asked(self, call: Call) -> dict[str, Array] | None:
-        """What the card answers, or None where the processor has to: nothing was written then.
+        """What a card answers, or None where the processor has to: nothing was written then.
 
-        A card that fails once is not asked again in this process; what does not fit its memory is refused in words.
+        A card that fails once is not asked again in this process.
         """
-        if self.card.broken or why_not(call.task):
+        if why_not(call.task):
             return None
-        try:
-            return self.card.answer(call)
-        except NoRoomError:
-            raise
-        except Exception as error:
-            first = next(iter(str(error).strip().splitlines()), "")[:200]
-            self.card.broken = f"{type(error).__name__}: {first}"
-            logger.warning("the GPU failed, and the processor goes on: %s", self.card.broken)
-            return None
+        while cards := [card for card in self.cards if not card.broken]:
+            card = min(cards, key=lambda card: card.asked)
+            try:
+                return card.answer(call)
+            except Exception as error:
+                said = next(iter(str(error).strip().splitlines()), "")[:200]
+                if isinstance(error, NoRoomError) or OUT_OF_MEMORY in said:
+                    self.refused = said
+                    return None
+                with card.news:
+                    new, card.broken = not card.broken, f"{type(error).__name__}: {said}"
+                if new:
+                    logger.warning("the GPU failed, and the processor goes on: %s", card.broken)
+        return None

@@ -103,16 +103,16 @@ def passes_of(components: tuple[Component, ...], by_warp: bool, single: bool = T
     import numba
 
     shapes = tuple(dict.fromkeys(shape_source(component) for component in components))
-    traits = text.Traits(0, True, True, False, False)
+    traits = text.Traits(0, True, True)
     module = module_of("cuda", text.source(shapes, single, by_warp, traits) + PASSES)
     real = numba.float32 if single else numba.float64
     row = real[::1]
     return module.passes, (row, row, row, real, row, row, row, row, numba.float64[::1])
 
 
-def problem(noise: Any, fitted: bool, jumps: bool, n: int = 61) -> Call:
+def problem(noise: Any, fitted: bool) -> Call:
     """A ladder's call for two peaks on a constant, whose numbers do not matter."""
-    x = np.linspace(-1, 1, n if jumps else 31)
+    x = np.linspace(-1, 1, 61)
     data = Dataset(x, np.random.default_rng(0).poisson(5.0, x.size).astype(float), counts=True)
     (model,) = family(gaussian, [2]).resolved(data, noise).models
     task = make_task(blocks_of([data], [noise], [model]), model, True)
@@ -140,13 +140,10 @@ def call_of(task: Any, start: Start, n_levels: int = 4) -> Call:
 def particles_of(ladder: Call) -> Call:
     """Particles of the same task."""
     a, n = ladder.arguments, 4
+    cloud = np.zeros((2 * n, a[4].shape[1]))
     return Call(
-        "move_particles",
-        (
-            *a[:4], 0.5, a[6], a[7], 1, np.arange(n), 0, 2, np.zeros((n, a[4].shape[1])), 0, 1, 2, a[14],
-            np.zeros((2 * n, a[4].shape[1])), np.zeros(2 * n), np.zeros(2 * n),
-        ),
-    )  # fmt: skip
+        "cool", (*a[:4], a[5], a[6], a[7], 0.5, a[8], 2, 0, 1, 2, np.arange(n), a[14], cloud, np.zeros(len(cloud)))
+    )
 
 
 def weighed_of(ladder: Call) -> Call:
@@ -157,37 +154,44 @@ def weighed_of(ladder: Call) -> Call:
 
 def kernel_of(call: Call, by_warp: bool) -> tuple[Any, tuple[Any, ...]]:
     """The kernel that a call is for, and its signature."""
-    import numba
-
     traits = text.Traits.of(call.task, call.reference)
     module = text.launches(launch.components(call.task), True, by_warp, traits)
-    signature = []
-    for _, value in launch.placed([call])[0]:
-        shape = value.shape if isinstance(value, Room | np.ndarray) else ()
-        kind = numba.from_dtype(np.dtype(value.dtype)) if shape else numba.int64
-        signature.append(numba.types.Array(kind, len(shape), "C") if shape else kind)
-    return getattr(module, KERNELS[call.name]), tuple(signature)
+    return getattr(module, KERNELS[call.name]), tuple(_type(value) for _, value in launch.placed([call])[0])
+
+
+def choice_of(call: Call, by_warp: bool) -> tuple[Any, tuple[Any, ...]]:
+    """The kernel that chooses particles, and its signature."""
+    traits = text.Traits.of(call.task, call.reference)
+    module = text.launches(launch.components(call.task), True, by_warp, traits)
+    values = dict(launch.placed([call])[0]) | dict(launch._for_choice([call]))
+    return module.chosen, tuple(_type(values[name]) for name in launch.CHOSEN)
+
+
+def _type(value: Any) -> Any:
+    import numba
+
+    if isinstance(value, Room | np.ndarray):
+        return numba.types.Array(numba.from_dtype(np.dtype(value.dtype)), len(value.shape), "C")
+    return numba.float64 if isinstance(value, float) else numba.int64
 
 
 def main() -> None:
     """Print the table."""
     kinds = {
-        f"{noise}, from {'a mixture' if fitted else 'the prior'}, {'with' if jumps else 'without'} jumps": (
-            noise, fitted, jumps
-        )
+        f"{noise}, from {'a mixture' if fitted else 'the prior'}": problem(noise, fitted)
         for noise in (Gaussian(3.0), Gaussian(), Poisson(), StudentT(3.0), StudentT())
         for fitted in (False, True)
-        for jumps in (False, True)
-    }  # fmt: skip
-    for name, kind in kinds.items():
-        ladder = problem(*kind)
-        for call in (ladder, particles_of(ladder), weighed_of(ladder)):
-            for by_warp in (True, False):
-                code = ptx(*kernel_of(call, by_warp))
+    }
+    for name, ladder in kinds.items():
+        cooled = particles_of(ladder)
+        for by_warp in (True, False):
+            made = {KERNELS[call.name]: kernel_of(call, by_warp) for call in (ladder, cooled, weighed_of(ladder))}
+            for kernel, (function, signature) in (made | {"chosen": choice_of(cooled, by_warp)}).items():
+                code = ptx(function, signature)
                 for architecture in sys.argv[1:] or ARCHITECTURES:
                     found = assembled(code, architecture)
                     print(
-                        f"{name}: {KERNELS[call.name]} by {'warp' if by_warp else 'block'}, {architecture}: "
+                        f"{name}: {kernel} by {'warp' if by_warp else 'block'}, {architecture}: "
                         f"{found.registers} registers, {found.stack} bytes of stack, {found.spilled} spilled",
                         flush=True,
                     )

@@ -4,6 +4,7 @@
 of 64 threads and two kinds of noise.
 """
 
+import copy
 import json
 import sys
 import warnings
@@ -18,7 +19,7 @@ from bluesky_bayes.candidates import family
 from bluesky_bayes.cooling import Cooling, cooled
 from bluesky_bayes.exchange import Exchange
 from bluesky_bayes.kernels import build, launch
-from bluesky_bayes.kernels.launch import Card, CardKernels
+from bluesky_bayes.kernels.launch import Call, Card, CardKernels, NoRoomError
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.reference import Start, first_start, fitted_start
 from bluesky_bayes.sampler import Info, Path, State, chain_key
@@ -41,10 +42,10 @@ NOISES: dict[str, dict[Any, tuple[str, ...]]] = {
 }
 
 
-def problem(noise: Any) -> tuple[Task, tuple[Group, ...], Any]:
+def problem(noise: Any, seed: int = 0) -> tuple[Task, tuple[Group, ...], Any]:
     """Two peaks on a constant, float32."""
     x = np.linspace(-1, 1, 61)
-    y = np.random.default_rng(0).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
+    y = np.random.default_rng(seed).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
     data = Dataset(x, y, counts=True)
     (model,) = family(gaussian, [2]).resolved(data, noise).models
     task = make_task(blocks_of([data], [noise], [model]), model, True)
@@ -55,7 +56,7 @@ def problem(noise: Any) -> tuple[Task, tuple[Group, ...], Any]:
 def kernels() -> tuple[Any, Any]:
     """Those of the processor and those of the simulator."""
     host = build.kernels(True)
-    return host, CardKernels(host, Card(simulated=True))
+    return host, CardKernels(host, [Card(simulated=True)])
 
 
 def swept(module: Any, task: Task, groups: tuple[Group, ...], start: Start, known: Any) -> Info:
@@ -79,13 +80,38 @@ def compared(team: str) -> Iterator[dict[str, Any]]:
         task, groups, known = problem(noise)
         draws = np.random.default_rng(3).standard_normal((100, len(task.tables)))
         for way in ways:
-            if way == "particles":
+            if way == PARTICLES:
                 c, d = (particles(module, task, groups, known) for module in (host, card))
+                np.testing.assert_array_equal(c.eves, d.eves)
                 yield entry(f"{noise}, {way}", (c.clouds[1:], d.clouds[1:]), (c.energies, d.energies))
             else:
                 start = first_start(task) if way == PRIOR else fitted_start(draws, groups, np.random.default_rng(4))
                 a, b = (swept(module, task, groups, start, known) for module in (host, card))
                 yield entry(f"{noise}, {way}", (a.samples, b.samples), (a.energies, b.energies))
+    assert not any(one.broken for one in card.cards)
+
+
+class Recording(Card):
+    """A card that keeps the last call and has no room for any."""
+
+    def answer(self, call: Call) -> dict[str, Any]:
+        self.call = copy.deepcopy(call)
+        raise NoRoomError
+
+
+def side_by_side() -> Iterator[dict[str, Any]]:
+    """Particles of two data sets in one launch, of which one has come to the end before the other."""
+    host, lengths, calls, found = kernels()[0], [], [], []
+    for seed in (0, 3):
+        task, groups, _ = problem(Poisson(), seed)
+        card = Recording()
+        found.append(particles(CardKernels(host, [card]), task, groups, None))
+        calls.append(card.call)
+        lengths.append(found[-1].betas.size)
+    assert lengths[0] != lengths[1]
+    for c, d in zip(found, Card(simulated=True).launched(calls), strict=True):
+        assert np.allclose(c.betas, d["betas"], rtol=1e-4)
+        yield entry("two data sets side by side", (c.clouds[1:], d["clouds"]), (c.energies[1:], d["energies"]))
 
 
 def entry(name: str, z: tuple[Any, Any], energies: tuple[Any, Any]) -> dict[str, Any]:
@@ -102,4 +128,5 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore", RuntimeWarning)
     if sys.argv[1] == "block":
         vars(launch).update(MOST_BY_WARP=0, BLOCK=64)
-    print(json.dumps(list(compared(sys.argv[1]))))
+    warp = sys.argv[1] == "warp"
+    print(json.dumps([*compared(sys.argv[1]), *(side_by_side() if warp else ())]))

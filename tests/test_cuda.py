@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,21 @@ from problems import decay, nagata_2012, nagata_candidates
 from scipy import stats
 
 import bluesky_bayes.families
-from bluesky_bayes import Component, Gaussian, Settings, devices, select, shapes
+from bluesky_bayes import Analysis, Component, Gaussian, Poisson, Settings, StudentT, devices, select, shapes
 from bluesky_bayes.candidates import family
+from bluesky_bayes.cooling import PIECES
 from bluesky_bayes.devices import CUDA, PROCESSOR, Device, device, find_gpus, why_no_gpu
 from bluesky_bayes.families import peaks
+from bluesky_bayes.inference import warm_up
 from bluesky_bayes.kernels.cooperative import TranslationError, for_teams
+from bluesky_bayes.kernels.cuda import Traits
 from bluesky_bayes.kernels.launch import Card, pieces, why_not
+from bluesky_bayes.noise import Noise
 from bluesky_bayes.shapes import gaussian
 from bluesky_bayes.tasks import blocks_of, make_task
 
-MOST_REGISTERS = {"passes": 96, "ladders": 255, "particles": 255, "weighed": 168}
+QUICK = Settings(sweeps=100, longest=100, chains=2)
+MOST_REGISTERS = {"passes": 96, "ladders": 255, "particles": 255, "weighed": 168, "chosen": 96}
 """Of a thread. 255 leave eight warps to a multiprocessor."""
 SINE = re.compile(r"\b(?:math|np)\.(?:sin|cos|tan)\(")
 """CUDA's sine takes float64 for arguments beyond 1e5, on a path of its own."""
@@ -108,13 +114,13 @@ def test_what_the_rules_do_not_cover_is_refused(body: str, reason: str) -> None:
 
 @pytest.mark.parametrize("team", ["warp", "block"])
 def test_simulated_sweeps_accept_what_the_processor_accepts(team: str, repository: Path) -> None:
-    """Ladders from the prior and from a mixture, and particles, for each kind of noise."""
+    """Ladders from the prior and from a mixture, and particles, for each kind of noise; the particles chosen, too."""
     needs("numba_cuda", "greenlet")
     program = repository / "tests" / "simulated_sweeps.py"
     said = subprocess.run([sys.executable, str(program), team], capture_output=True, text=True, cwd=repository)
     assert said.returncode == 0, said.stderr[-3000:]
     found = json.loads(said.stdout)
-    assert len(found) == {"warp": 8, "block": 2}[team]
+    assert len(found) == {"warp": 10, "block": 2}[team]
     for entry in found:
         processor, simulator = entry["accepted"]
         assert processor == simulator, entry
@@ -174,16 +180,27 @@ def test_components_with_sines_compile_without_spills_for_blocks_of_threads(code
 
 
 @pytest.mark.parametrize(
-    ("name", "by_warp", "architecture"), [("ladders", True, "sm_90"), ("weighed", False, "sm_100")]
+    ("name", "fitted", "by_warp", "architecture"),
+    [
+        ("ladders", False, True, "sm_90"),
+        ("ladders", True, True, "sm_90"),
+        ("weighed", False, False, "sm_100"),
+        ("chosen", False, True, "sm_80"),
+    ],
 )
-def test_whole_rounds_compile_without_spills(code: Any, name: str, by_warp: bool, architecture: str) -> None:
-    """Two of them; `python tests/cuda_code.py` shows all, of which the largest spill some bytes."""
-    ladder = code.problem(Gaussian(0.1), False, True)
-    call = ladder if name == "ladders" else code.weighed_of(ladder)
-    made = code.assembled(code.ptx(*code.kernel_of(call, by_warp)), architecture)
-    assert (made.stack, made.spilled) == (0, 0)
-    assert made.registers <= MOST_REGISTERS[name]
-    assert "SHFL" in made.text
+def test_whole_rounds_compile_without_spills(
+    code: Any, name: str, fitted: bool, by_warp: bool, architecture: str
+) -> None:
+    """Some of them; `python tests/cuda_code.py` shows all."""
+    ladder = code.problem(Gaussian(0.1), fitted)
+    if name == "chosen":
+        made = code.ptx(*code.choice_of(code.particles_of(ladder), by_warp))
+    else:
+        made = code.ptx(*code.kernel_of(ladder if name == "ladders" else code.weighed_of(ladder), by_warp))
+    found = code.assembled(made, architecture)
+    assert (found.stack, found.spilled) == (0, 0)
+    assert found.registers <= MOST_REGISTERS[name]
+    assert "SHFL" in found.text
 
 
 # Devices -------------------------------------------------------------------------------------------------------------
@@ -192,14 +209,16 @@ def test_whole_rounds_compile_without_spills(code: Any, name: str, by_warp: bool
 class Driver:
     """A driver with some GPUs."""
 
-    def __init__(self, count: int, capability: tuple[int, int] = (9, 0), started: int = 0) -> None:
-        self.count, self.capability, self.started = count, capability, started
+    def __init__(
+        self, count: int, capability: tuple[int, int] = (9, 0), started: int = 0, version: int = 13010
+    ) -> None:
+        self.count, self.capability, self.started, self.version = count, capability, started, version
 
     def cuInit(self, flags: int) -> int:  # noqa: N802
         return self.started
 
     def cuDriverGetVersion(self, number: Any) -> None:  # noqa: N802
-        number._obj.value = 13010
+        number._obj.value = self.version
 
     def cuDeviceGetCount(self, count: Any) -> None:  # noqa: N802
         count._obj.value = self.count
@@ -257,6 +276,18 @@ def test_a_gpu_without_numba_cuda_says_what_to_install(monkeypatch: pytest.Monke
     assert why_no_gpu() == "numba-cuda is not installed: pip install 'bluesky-bayes[gpu]'"
 
 
+def test_a_driver_that_is_too_old_for_the_toolkit_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "load", lambda name: Driver(1, version=12040))
+    monkeypatch.setattr(devices, "toolkit", lambda: ("numba-cuda", ""))
+    monkeypatch.setattr(devices, "version", lambda package: "13.1.1")
+    assert why_no_gpu() == (
+        "the NVIDIA driver knows CUDA 12.4, and numba-cuda here compiles for CUDA 13: update the driver, or "
+        "pip install 'numba-cuda[cu12]'"
+    )
+    monkeypatch.setattr(devices, "version", lambda package: "12.9.4")
+    assert why_no_gpu() == ""
+
+
 def test_why_the_processor_is_taken_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -284,15 +315,45 @@ class Pretended(Card):
 
         self.calls.append(call.name)
         host, arguments = build.kernels(call.task.x.dtype == np.float32), call.arguments
-        drift = getattr(host, call.name)(*arguments)
+        drift = getattr(host, call.name)(*arguments) if call.name != "cool" else 0.0
         if call.name == "weigh":
             return {"energies": arguments[6], "misfit": arguments[7]}
-        if call.name == "move_particles":
-            names = (("cloud", 16), ("energies", 17), ("misfit", 18))
-            return {"hits": arguments[15].hits, **{name: arguments[i] for name, i in names}}
+        if call.name == "cool":
+            return self.cooled(host, *arguments)
         found = {name: arguments[i] for name, i in LADDER_GIVES.items()}
         found["samples"] = found["samples"] + self.change
         return {**found, "z": arguments[2].z, "drift": np.array([drift])}
+
+    def cooled(
+        self, host: Any, task: Any, reference: Any, state: Any, score: Any, betas: Any, steps: Any, strides: Any,
+        share: Any, sizes: Any, n_sweeps: Any, number: Any, key0: Any, key1: Any, parents: Any, scratch: Any,
+        cloud: Any, energies: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """All temperatures, with the processor's order of sums."""
+        found, chosen, counted, level = [(cloud, energies, energies)], [], scratch.hits, 0
+        while betas[level] < 1.0:
+            host.choose(
+                betas, steps, level, share, sizes, counted, len(cloud), found[-1][1], number, key0, key1,
+                scratch.normals, scratch.log_uniforms, np.empty(len(cloud)), parents,
+            )  # fmt: skip
+            level += 1
+            after, hits = (np.empty_like(cloud), np.empty(len(cloud)), np.empty(len(cloud))), []
+            edges = [len(parents) * piece // PIECES for piece in range(PIECES + 1)]
+            for a, b in pairwise(edges):
+                rows = slice(a * n_sweeps, b * n_sweeps)
+                host.move_particles(
+                    task, reference, state, score, betas[level], steps, strides, level, parents[a:b], a, n_sweeps,
+                    found[-1][0], number, key0, key1, scratch, *(values[rows] for values in after),
+                )  # fmt: skip
+                hits.append(scratch.hits.copy())
+            counted = np.sum(hits, axis=0)
+            found.append(after)
+            chosen.append(parents.copy())
+        clouds, energies, misfit = (np.stack(values) for values in zip(*found[1:], strict=True))
+        return {
+            "betas": betas[: level + 1], "steps": steps[: level + 1], "clouds": clouds, "energies": energies,
+            "misfit": misfit, "parents": np.stack(chosen), "hits": counted,
+        }  # fmt: skip
 
 
 def test_a_gpu_whose_sweeps_are_not_the_processors_is_refused() -> None:
@@ -310,21 +371,20 @@ def test_a_gpu_whose_sweeps_are_not_the_processors_is_refused() -> None:
 def test_the_answer_with_a_card_is_that_of_the_processor_and_says_where_it_was_found() -> None:
     """All that selections do with a card but the card itself."""
     card = Pretended()
-    quick = Settings(sweeps=100, longest=100, chains=2)
     answers = [
         select(
             nagata_2012(),
             nagata_candidates(range(1, 2)),
             Gaussian(0.1),
             sampler="exchange",
-            settings=quick,
+            settings=QUICK,
             device=where,
         )
-        for where in (PROCESSOR, Device(f"{CUDA}:0", card))
+        for where in (PROCESSOR, Device(f"{CUDA}:0", (card,)))
     ]
     np.testing.assert_array_equal(answers[0].log_evidence, answers[1].log_evidence)
     assert [answer.device for answer in answers] == ["cpu", "cuda:0"]
-    assert {"run_ladder", "move_particles", "weigh"} == set(card.calls)
+    assert {"run_ladder", "cool", "weigh"} == set(card.calls)
 
 
 def test_the_processor_goes_on_where_a_card_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -334,13 +394,12 @@ def test_the_processor_goes_on_where_a_card_fails(caplog: pytest.LogCaptureFixtu
                 raise RuntimeError("CUDA_ERROR_LAUNCH_FAILED\nand more")
             return super().answer(call)
 
-    quick = Settings(sweeps=100, longest=100, chains=2)
     answers = [
         select(
-            nagata_2012(), nagata_candidates(range(1, 2)), Gaussian(0.1), sampler="exchange", settings=quick,
+            nagata_2012(), nagata_candidates(range(1, 2)), Gaussian(0.1), sampler="exchange", settings=QUICK,
             device=where, threads=1,
         )
-        for where in (PROCESSOR, Device(f"{CUDA}:0", Failing()))
+        for where in (PROCESSOR, Device(f"{CUDA}:0", (Failing(),)))
     ]  # fmt: skip
     np.testing.assert_array_equal(answers[0].log_evidence, answers[1].log_evidence)
     assert "the GPU failed while it sampled, and the processor went on: RuntimeError: CUDA_ERROR_LAUNCH_FAILED" in (
@@ -349,6 +408,94 @@ def test_the_processor_goes_on_where_a_card_fails(caplog: pytest.LogCaptureFixtu
     assert [record.getMessage() for record in caplog.records if "GPU failed" in record.getMessage()] == [
         "the GPU failed, and the processor goes on: RuntimeError: CUDA_ERROR_LAUNCH_FAILED"
     ]
+
+
+def test_what_a_card_has_no_room_for_is_done_by_the_processor_and_said() -> None:
+    class Full(Pretended):
+        def answer(self, call: Any) -> dict[str, Any]:
+            if call.name == "cool":
+                pieces(2**31, 1, 2**30)
+            if call.name == "weigh":
+                raise RuntimeError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+            return super().answer(call)
+
+    card = Full()
+    answers = [
+        select(nagata_2012(), nagata_candidates(range(2, 3)), Gaussian(0.1), settings=QUICK, device=where, threads=1)
+        for where in (PROCESSOR, Device(f"{CUDA}:0", (card,)))
+    ]
+    np.testing.assert_array_equal(answers[0].log_evidence, answers[1].log_evidence)
+    assert not card.broken
+    assert any(note.startswith("the processor did what the GPU had no room for: ") for note in answers[1].notes)
+
+
+def test_several_cards_share_the_work_and_go_on_when_one_fails(caplog: pytest.LogCaptureFixture) -> None:
+    class Lost(Pretended):
+        def answer(self, call: Any) -> dict[str, Any]:
+            if len(self.calls) == 3:
+                raise RuntimeError("CUDA_ERROR_DEVICE_NOT_FOUND")
+            return super().answer(call)
+
+    class Busy(Pretended):
+        asked = 1
+
+    lost, busy = Lost(), Busy()
+    answers = [
+        select(nagata_2012(), nagata_candidates(range(2, 4)), Gaussian(0.1), settings=QUICK, device=where, threads=1)
+        for where in (PROCESSOR, Device(f"{CUDA}:0, {CUDA}:1", (lost, busy)))
+    ]
+    np.testing.assert_array_equal(answers[0].log_evidence, answers[1].log_evidence)
+    assert len(lost.calls) == 3
+    assert len(busy.calls) > 3
+    assert len([record for record in caplog.records if "the GPU failed" in record.getMessage()]) == 1
+
+
+def test_every_card_that_works_is_found_and_one_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "load", lambda name: Driver(3))
+    monkeypatch.setattr(devices, "smoke_test", lambda card: "it is broken" if card.number == 1 else "")
+    monkeypatch.setattr(devices, "toolkit", lambda: ("numba-cuda", ""))
+    devices._looked_for.cache_clear()
+    found = device("auto")
+    assert (found.name, found.reason, found.threads) == ("cuda:0, cuda:2", "it is broken", 128)
+    assert [card.number for card in device("cuda:2").cards] == [2]
+    assert device("cuda:2").cards[0] is found.cards[1]
+    with pytest.raises(ValueError, match="there is no GPU for device='cuda:1': it is broken"):
+        device("cuda:1")
+    devices._looked_for.cache_clear()
+
+
+def test_everything_that_a_card_may_be_asked_is_compiled_before_the_first_run() -> None:
+    """For the kind of noise that the analysis has, from the prior and from a mixture."""
+    asked = set()
+
+    class Watching(Pretended):
+        def answer(self, call: Any) -> dict[str, Any]:
+            asked.add((call.name, Traits.of(call.task, call.reference)))
+            return super().answer(call)
+
+    noises: list[tuple[Noise | None, int, bool]] = [(None, 0, False), (Poisson(), 1, True), (StudentT(0.1), 2, True)]
+    for noise, kind, known in noises:
+        asked.clear()
+        warm_up(peaks(counts=[1, 2, 3]), noise, Device(f"{CUDA}:0", (Watching(),)))
+        for from_prior in {True, False} if known else {False}:  # an unknown noise never begins at the prior itself
+            traits = Traits(kind, known, from_prior)
+            assert {name for name, found in asked if found == traits} == {"run_ladder", "cool", "weigh"}
+
+
+def test_an_analysis_is_told_its_device_which_is_no_part_of_its_meaning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(devices, "load", no_driver)
+    devices._looked_for.cache_clear()
+    recipe = Analysis(peaks(counts=[1]), device="cuda:1")
+    recipe.save(tmp_path / "recipe.toml")
+    assert Analysis.load(tmp_path / "recipe.toml").device == "cuda:1"
+    assert recipe.digest == Analysis(peaks(counts=[1])).digest
+    with pytest.raises(ValueError, match="there is no GPU for device='cuda:1': there is no NVIDIA driver here"):
+        recipe(nagata_2012())
+    with pytest.raises(ValueError, match="device must be 'auto', 'cpu', 'cuda' or 'cuda:1' and so on; got 'gpu'"):
+        Analysis(peaks(counts=[1]), device="gpu")
+    devices._looked_for.cache_clear()
 
 
 def test_models_whose_amplitudes_are_carried_stay_on_the_processor() -> None:
@@ -374,7 +521,7 @@ def test_launches_fit_the_cards_memory(room: int, n: int, free: int, sizes: list
 
 
 def test_what_does_not_fit_at_all_is_refused_in_words() -> None:
-    with pytest.raises(ValueError, match="this needs 2048 MiB of the GPU's memory, and 819 MiB can be used; analyse"):
+    with pytest.raises(ValueError, match="this needs 2048 MiB of the GPU's memory, and 819 MiB can be used"):
         pieces(2**31, 3, 2**30)
 
 
