@@ -441,6 +441,19 @@ def test_a_halo_is_amorphous_matter_and_no_phase(library: Library, by_name: dict
     assert "in broad halos: amorphous or unknown" in answer.verdict
 
 
+def test_lines_broader_than_those_of_small_crystals_are_left_to_halos(by_name: dict[str, Structure]) -> None:
+    peaks = sum(5000.0 * np.exp(-0.5 * ((X - place) / 0.1) ** 2) for place in (23.0, 34.0, 43.0, 52.0))
+    halo = 1500.0 * np.exp(-0.5 * ((X - 26.0) / 1.5) ** 2)
+    grid = even(Pattern(X, np.random.default_rng(0).poisson(100.0 + halo + peaks), "CuKa"))
+    lines = lines_of(by_name["quartz"], Radiation.of("CuKa"), 10.0, 60.0)
+    assert lines is not None
+    fitter = Fitter(grid, [lines], Beliefs())
+    (term,) = fitter.fit([0], [fitter.start(0, 0.0, 4.0, np.log(halo.sum()))], sweeps=40).terms
+    scherrer = np.degrees(0.9 * 1.540593 / 50.0)
+    assert fitter.widest == pytest.approx(scherrer)
+    assert np.all(np.exp(term.shape[len(lines.strains) + 1 :][:2]) < 1.001 * fitter.widest)
+
+
 def test_a_fit_that_has_not_converged_is_not_taken_for_a_worse_one(
     library: Library, by_name: dict[str, Structure], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -410,7 +410,7 @@ def _indistinguishable(structures: Sequence[Structure], finding: Search, seed: i
 
 
 def _cosine(a: Array, b: Array) -> float:
-    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-300))
+    return float(a @ b) / max(float(np.linalg.norm(a)) * float(np.linalg.norm(b)), 1e-300)
 
 
 def _phase(
