@@ -20,7 +20,7 @@ from ophyd.sim import SynSignal
 
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.decisions import decide
-from bluesky_bayes.phases import Library, Pattern, PhaseAnalysis, PhaseSelection
+from bluesky_bayes.phases import Library, Pattern, PhaseAnalysis, PhaseSelection, follow
 from bluesky_bayes.phases.fitting import Beliefs
 from bluesky_bayes.phases.simulated import cif_text, example_library, simulate_series
 from bluesky_bayes.plans import analysed, count_until_decisive
@@ -176,6 +176,18 @@ def test_each_pattern_of_a_scan_is_answered_and_what_cannot_be_does_not_end_the_
     assert [answer.data.origin.events for answer in answers] == [(1,), (3,)]
     assert "event 2 of" in bayes.status()
     assert "has no counts" in bayes.status()
+
+
+def test_the_patterns_of_a_runs_answers_are_a_series(
+    bayes: BayesCallback, patterns: list[Pattern], folder: Path
+) -> None:
+    documents = recorded(patterns, scanned=True)
+    for name, document in documents:
+        bayes(name, document)
+    answers: Any = bayes.results(documents[0][1]["uid"], timeout=60)
+    series = follow([answer.pattern for answer in answers], Library.from_folder(folder))
+    assert {phase.members[0] for phase in series.phases} == TRUE
+    assert all((phase.appears, phase.disappears) == (None, None) for phase in series.phases)
 
 
 def test_a_result_is_a_run_with_a_row_for_each_phase_and_its_curves(patterns: list[Pattern], folder: Path) -> None:

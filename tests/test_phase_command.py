@@ -71,6 +71,29 @@ def test_a_pattern_is_answered_with_tables_a_verdict_and_a_picture(file: Path, f
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("ending", ["xy", "xye", "csv", "xrdml"])
+def test_files_of_each_kind_are_answered_alike(pattern: Pattern, folder: Path, tmp_path: Path, ending: str) -> None:
+    x, y = pattern.two_theta, pattern.counts
+    rows = [
+        (f"{angle:.3f}", f"{counts:g}", f"{max(counts, 1.0) ** 0.5:.4f}") for angle, counts in zip(x, y, strict=True)
+    ]
+    text = {
+        "xy": "# measured on Monday\n" + "\n".join(" ".join(row[:2]) for row in rows),
+        "xye": "\n".join(" ".join(row) for row in rows),
+        "csv": "two theta;counts\n" + "\n".join(";".join(row[:2]) for row in rows),
+        "xrdml": "<xrdMeasurements><usedWavelength><kAlpha1>1.540598</kAlpha1><kAlpha2>1.544426</kAlpha2>"
+        "</usedWavelength>"
+        f"<dataPoints><positions axis='2Theta'><startPosition>{x[0]}</startPosition><endPosition>{x[-1]}</endPosition>"
+        f"</positions><counts>{' '.join(row[1] for row in rows)}</counts></dataPoints></xrdMeasurements>",
+    }[ending]
+    (tmp_path / f"mixture.{ending}").write_text(text)
+    rays = () if ending == "xrdml" else ("--radiation", "CuKa")
+    code, said = run(tmp_path / f"mixture.{ending}", "--library", folder, *rays, "--elements", "Ti,O,Ca,F")
+    assert code == 0, said
+    assert "Verdict: Present: TiO2 (rutile)" in said
+    assert "CaF2 (fluorite)" in said.split("Verdict")[1]
+
+
 def test_lines_of_no_candidate_are_a_table(file: Path, folder: Path) -> None:
     code, text = run(file, "--library", folder, "--radiation", "CuKa", "--elements", "Ti,O", "--between", "20:60")
     assert code == 0, text

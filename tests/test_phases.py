@@ -415,6 +415,45 @@ def test_structures_that_look_alike_are_one_answer(by_name: dict[str, Structure]
     assert answer.probabilities["magnetite"] + answer.probabilities["twin"] == pytest.approx(1.0, abs=0.1)
 
 
+def test_cells_of_another_shape_are_one_answer_where_their_fits_are_alike(by_name: dict[str, Structure]) -> None:
+    """Another c/a, as a little iron makes it: a change of size alone does not bring their lines together."""
+    texts = {name: cif_text(name) for name in ("rutile", "zincite", "quartz", "halite", "corundum")}
+    texts["twin"] = texts["zincite"].replace("3.25", "3.24").replace("5.207", "5.22")
+    twins = Library.from_sources([Source(name, text) for name, text in texts.items()])
+    answer = search(simulate([(by_name["zincite"], 0.6), (by_name["quartz"], 0.4)], seed=6), twins)
+    assert {frozenset(group) for group in answer.groups} == {frozenset({"zincite", "twin"})}
+    assert {frozenset(phase.members) for phase in answer.present} == {
+        frozenset({"zincite", "twin"}),
+        frozenset({"quartz"}),
+    }
+
+
+def test_a_halo_is_amorphous_matter_and_no_phase(library: Library, by_name: dict[str, Structure]) -> None:
+    pattern = simulate([(by_name["rutile"], 0.5), (by_name["corundum"], 0.5)], seed=9)
+    halo = 0.2 * pattern.counts.max() * np.exp(-0.5 * ((pattern.two_theta - 22.0) / 1.3) ** 2)
+    answer = search(Pattern(pattern.two_theta, pattern.counts + np.round(halo), "CuKa"), library)
+    assert {phase.structure.name for phase in answer.present} == {"rutile", "corundum"}
+    (found,) = [line for line in answer.unexplained if line.halo]
+    assert found.two_theta == pytest.approx(22.0, abs=0.5)
+    assert found.log_bayes_factor > 10.0
+    area = {name: float(curve.sum()) for name, curve in answer.curves.items()}
+    assert answer.amorphous == pytest.approx(area["unexplained"] / sum(area.values()), abs=0.02)
+    assert "in broad halos: amorphous or unknown" in answer.verdict
+
+
+def test_lines_broader_than_those_of_small_crystals_are_left_to_halos(by_name: dict[str, Structure]) -> None:
+    peaks = sum(5000.0 * np.exp(-0.5 * ((X - place) / 0.1) ** 2) for place in (23.0, 34.0, 43.0, 52.0))
+    halo = 1500.0 * np.exp(-0.5 * ((X - 26.0) / 1.5) ** 2)
+    grid = even(Pattern(X, np.random.default_rng(0).poisson(100.0 + halo + peaks), "CuKa"))
+    lines = lines_of(by_name["quartz"], Radiation.of("CuKa"), 10.0, 60.0)
+    assert lines is not None
+    fitter = Fitter(grid, [lines], Beliefs())
+    (term,) = fitter.fit([0], [fitter.start(0, 0.0, 4.0, np.log(halo.sum()))], sweeps=40).terms
+    scherrer = np.degrees(0.9 * 1.540593 / 50.0)
+    assert fitter.widest == pytest.approx(scherrer)
+    assert np.all(np.exp(term.shape[len(lines.strains) + 1 :][:2]) < 1.001 * fitter.widest)
+
+
 def test_a_fit_that_has_not_converged_is_not_taken_for_a_worse_one(
     library: Library, by_name: dict[str, Structure], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,15 +479,15 @@ def test_the_picture_shows_each_phase(library: Library, by_name: dict[str, Struc
     assert {"measured", "fit", "background", "rutile", "halite"} <= labels
 
 
-MUST = {"Mn2O3": {"Mn2O3"}, "MnO2": {"MnO2"}, "TiO2+MnO": {"TiO2", "MnO"}}
-
-
-@pytest.mark.parametrize("name", MUST)
-def test_named_phases_of_measured_mixtures_are_found(data_folder: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["Li2MnO3+MnO+TiO2", "LiMnO2", "Mn2O3", "MnO2", "TiO2+MnO"])
+def test_named_phases_of_measured_mixtures_are_found_and_no_others(data_folder: Path, name: str) -> None:
     library = Library.from_folder(data_folder / "xrd" / "cif_li_mn_ti_o_f")
     answer = search(read_pattern(data_folder / "xrd" / "patterns" / f"{name}.xy", "CuKa"), library)
     main = {phase.structure.formula for phase in answer.phases if phase.probability >= 0.9 and phase.share >= 0.05}
-    assert main == MUST[name]
+    assert main == set(name.split("+"))
+    # Of the weak ones only those that have a line to themselves are decided.
+    assert all(phase.own_line is not None for phase in answer.present if phase.share < 0.03)
+    assert all(f"{line.two_theta:.2f}" in answer.verdict for line in answer.unexplained if not line.halo)
 
 
 @pytest.mark.filterwarnings("default")

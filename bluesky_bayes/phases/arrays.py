@@ -92,7 +92,7 @@ class Model:
         self.mean, self.sigma = convert(mean), convert(sigma)
         self.x, self.y, self.weight = map(convert, (even.x, even.y, fitter.weight))
         self.waves, self.shares = convert(fitter.wavelengths), convert(fitter.shares)
-        self.shift, self.width = fitter.beliefs.displacement, even.width
+        self.shift, self.width, self.widest = fitter.beliefs.displacement, even.width, fitter.widest
         splines = even.splines
         factor = np.linalg.cholesky((splines * fitter.weight) @ splines.T)
         # Of unit length by the weights and at right angles: what the background takes is a product with these.
@@ -104,9 +104,8 @@ class Model:
         """Widths and shares within what a diffractometer can give, as the fit has them."""
         low, high = np.full(mean.shape, -np.inf), np.full(mean.shape, np.inf)
         n = self.n_strains
-        wide = math.log(self.width)
         for part, least, most in (
-            (slice(n + 1, n + 3), wide + math.log(NARROWEST), wide + math.log(10.0)),
+            (slice(n + 1, n + 3), math.log(NARROWEST * self.width), math.log(self.widest)),
             (slice(n + 3, n + 4), SQUAREST, ROUNDEST),
         ):
             low[:, part], high[:, part] = (

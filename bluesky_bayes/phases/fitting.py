@@ -23,6 +23,9 @@ HALO = 3.0
 """Full width at half maximum of a halo, degrees, as glasses and amorphous carbon have it."""
 LEAST_GAIN = 0.05
 """Nats below which a step ends a fit."""
+BROADEST, SMALLEST = 10.0, 50.0
+"""Largest width of a phase's lines, in that of typical peaks, and the size of crystals in Angstrom that gives it by
+Scherrer's formula: what is smaller makes halos, as amorphous matter does."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,8 @@ class Fitter:
         self.flat = np.linalg.solve(splines @ splines.T, splines @ even.background)
         self.spans = _spans(splines)
         self.typical = math.log(0.1 * even.height * even.width)
+        halo = math.degrees(0.9 * self.wavelengths[0] / SMALLEST)
+        self.widest = min(BROADEST * even.width, max(3.0 * even.width, halo))
 
     def single(self, two_theta: float, halo: bool) -> int:
         """Number of a line, or halo, of no known phase near an angle."""
@@ -304,7 +309,7 @@ class Fitter:
         for lines, start in zip(chosen, starts, strict=False):
             n = start + len(lines.strains)
             width = lines.broad or self.even.width
-            widest = 2.0 * width if lines.broad else 10.0 * width
+            widest = 2.0 * width if lines.broad else self.widest
             value[n + 1 : n + 3] = np.clip(value[n + 1 : n + 3], math.log(0.05 * width), math.log(widest))
             value[n + 3] = min(max(value[n + 3], 0.02), 0.98)
 

@@ -32,7 +32,7 @@ SURE, UNSURE = 0.9, 0.1
 OWN_SIGMA, OWN_PART = 5.0, 0.7
 """Significance of a line of its own, and the phase's part of all intensity there."""
 ALIKE_NATS, ALIKE_COSINE = 3.0, 0.9
-"""Difference of evidence below which structures of like patterns cannot be told apart."""
+"""Difference of evidence below which structures with like curves in their fits cannot be told apart."""
 SAME_NATS, SAME_COSINE = 15.0, 0.97
 """The same for structures of one formula and nearly one pattern: their intensities differ by less than textures do."""
 DRAWS = 400
@@ -389,21 +389,28 @@ def _phases(
 
 
 def _indistinguishable(structures: Sequence[Structure], finding: Search, seed: int, excluded: set[int]) -> list[int]:
-    """Candidates of a pattern alike whose best sets are about as probable without this one, the best first."""
+    """Candidates that take this one's place with nearly its curve in sets about as probable, the best first."""
     joints = finding.by_phases()
     home = next(joint for joint in joints if seed in joint.members)
-    alike, found = finding.alike(seed), []
-    for other in map(int, np.flatnonzero(alike >= ALIKE_COSINE)):
-        if other == seed or other in excluded:
-            continue
-        joint = next((one for one in joints if other in one.members and seed not in one.members), None)
-        if joint is None:
-            continue
+    own, alike = home.curves[home.members.index(seed)], finding.alike(seed)
+    found: list[int] = []
+    for joint in joints:
         behind = finding.score(home) - finding.score(joint)
-        same = alike[other] >= SAME_COSINE and structures[other].formula == structures[seed].formula
-        if behind < (SAME_NATS if same else ALIKE_NATS):
-            found.append((behind, other))
-    return [other for _, other in sorted(found)]
+        if behind >= SAME_NATS:
+            break
+        if seed in joint.members:
+            continue
+        for other, curve in zip(joint.members, joint.curves, strict=True):
+            if other >= finding.fitter.n_phases or other in excluded or other in found:
+                continue
+            same = alike[other] >= SAME_COSINE and structures[other].formula == structures[seed].formula
+            if same or (behind < ALIKE_NATS and _cosine(own, curve) >= ALIKE_COSINE):
+                found.append(other)
+    return found
+
+
+def _cosine(a: Array, b: Array) -> float:
+    return float(a @ b) / max(float(np.linalg.norm(a)) * float(np.linalg.norm(b)), 1e-300)
 
 
 def _phase(
