@@ -36,9 +36,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--burst", type=int, default=5000, help="documents that come at once")
     parser.add_argument("--quick", action="store_true", help="made-up answers, published to a list")
+    parser.add_argument("--list", action="store_true", help="real answers, but published to a list: no Tiled server")
     options = parser.parse_args()
     print(describe())
-    with _target(options.quick) as (target, published), tempfile.TemporaryDirectory() as folder:
+    with _target(options.quick or options.list) as (target, published), tempfile.TemporaryDirectory() as folder:
         analysis = fakes.Quick() if options.quick else Analysis(nagata_candidates(range(5)), noise=Gaussian(0.1))
         with BayesCallback(analysis, publish=target, journal=folder) as bayes:
             uids, memory = _runs(bayes, options.runs)
@@ -124,9 +125,9 @@ def _slope(values: list[float]) -> tuple[float, float]:
 
 
 @contextmanager
-def _target(quick: bool) -> Iterator[tuple[Any, Any]]:
+def _target(to_list: bool) -> Iterator[tuple[Any, Any]]:
     """Where to publish, and a function that lists the raw runs of what was published."""
-    if quick:
+    if to_list:
         raw_uids: list[str] = []
         yield lambda name, doc: raw_uids.append(doc["original_run_uid"]) if name == "start" else None, lambda: raw_uids
         return

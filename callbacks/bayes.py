@@ -96,8 +96,9 @@ class BayesCallback:
         every_seconds: float | None = None,
         journal: str | Path | None = None,
     ) -> None:
-        for name, value in (("every_events", every_events), ("every_seconds", every_seconds)):
-            if value is not None and not value > 0:
+        paces: dict[str, Any] = {"time_limit": time_limit, "every_events": every_events, "every_seconds": every_seconds}
+        for name, value in paces.items():
+            if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise ValueError(f"{name} must be positive, or left out; got {value!r}")
         _check_portable(analysis)
         self.analysis = analysis
@@ -113,6 +114,7 @@ class BayesCallback:
         self._worker = Worker(partial(prepare, analysis), time_limit)
         self._lock = threading.RLock()
         self._runs: dict[str, _Run] = {}
+        self._unwritten: dict[str, _Run] = {}
         desk = Desk(self._begin, self._heard, self._ask, self._end, self._give_up)
         self._intake = Intake(analysis, desk, every_events, every_seconds)
         self._last: Selection | None = None
@@ -294,7 +296,7 @@ class BayesCallback:
     def status(self) -> str:
         """Say what it is doing, what it answered last and what went wrong, in a few words."""
         with self._lock:
-            runs = list(self._runs.values())
+            runs = [*self._runs.values(), *self._unwritten.values()]
             n_open, last, trouble = len(self._intake), self._last, self._trouble
         asked = sum(not run.result.done() for run in runs) - n_open
         unwritten = sum(run.result.done() and not run.published.done() for run in runs)
@@ -342,12 +344,13 @@ class BayesCallback:
 
     def _run(self, uid: str) -> _Run:
         with self._lock:
-            if uid not in self._runs:
-                raise KeyError(
-                    f"run {uid!r} was not heard: subscribe the callback before the run begins (RE.subscribe(bayes)); "
-                    f"the last {MOST_KEPT} runs are remembered"
-                )
-            return self._runs[uid]
+            run = self._runs.get(uid) or self._unwritten.get(uid)
+        if run is None:
+            raise KeyError(
+                f"run {uid!r} was not heard: subscribe the callback before the run begins (RE.subscribe(bayes)); "
+                f"the last {MOST_KEPT} runs are remembered"
+            )
+        return run
 
     def _begin(self, start: Document) -> bool:
         uid = start["uid"]
@@ -363,18 +366,27 @@ class BayesCallback:
     def _is_answered(self, uid: str) -> bool:
         """Tell whether a run has an answer or is being analysed; what failed may be tried again."""
         if uid not in self._runs:
-            return False
+            return uid in self._unwritten
         promises = (self._runs[uid].result, self._runs[uid].published)
         return not any(promise.done() and promise.exception() for promise in promises)
 
     def _make_room(self) -> None:
-        """Forget the oldest runs beyond those that are kept."""
-        done = [uid for uid, run in self._runs.items() if run.result.done() and run.published.done()]
+        """Forget the oldest runs beyond those that are kept; of what waits to be written, only the answer."""
+        answered = [uid for uid, run in self._runs.items() if run.result.done()]
         n_answers = sum(len(run.answers) for run in self._runs.values())
-        for uid in done[:-1]:
+        for uid in answered[:-1]:
             if len(self._runs) < MOST_KEPT and n_answers < MOST_ANSWERS:
                 break
-            n_answers -= len(self._runs.pop(uid).answers)
+            run = self._runs.pop(uid)
+            n_answers -= len(run.answers)
+            if not run.published.done():
+                run.forget_answers()
+                self._unwritten[uid] = run
+                run.published.add_done_callback(partial(self._forget, uid))
+
+    def _forget(self, uid: str, published: Future[str | None]) -> None:
+        with self._lock:
+            self._unwritten.pop(uid, None)
 
     def _heard(self, uid: str, name: str, copy: Copied) -> None:
         if self._journal is not None:
@@ -434,9 +446,9 @@ class BayesCallback:
         outcomes: list[Outcome] = [(error, ())] if isinstance(error, Exception) else job.result()
         for outcome in outcomes:
             self._note_failure(run, outcome)
-        run.answers = tuple(found for found, _ in outcomes if not isinstance(found, Exception))
-        if run.answers:
-            self._last = run.latest = run.answers[-1]
+        answers = run.answers = tuple(found for found, _ in outcomes if not isinstance(found, Exception))
+        if answers:
+            self._last = run.latest = answers[-1]
             settle(run.result, self._last)
             self._listeners.tell(start["uid"], self._last, True)
         else:
@@ -444,7 +456,7 @@ class BayesCallback:
         if self._publisher is None or not any(_is_worth_writing(found) for found, _ in outcomes):
             settle(run.published)
             self._close_entry(start["uid"], outcomes)
-        elif run.answers:
+        elif answers:
             job_of_lines = self._worker.submit(written_down, lambda: (outcomes, start, analysis), FIRST)
             job_of_lines.add_done_callback(partial(self._written_down, run, start["uid"]))
         else:  # there may be no worker, and there is little to write
@@ -491,11 +503,12 @@ class BayesCallback:
         parcels = [Parcel(lines.uid, lines) for lines in results]
         if self._journal is not None:
             self._journal.analysed(uid, results, partial(self._lighten, self._journal, parcels))
-        self._send(publisher, run, uid, parcels)
+        self._send(publisher, _Delivery(uid, run.label, run.published), parcels)
 
-    def _send(self, publisher: Publisher, run: _Run, uid: str, parcels: list[Parcel]) -> None:
+    def _send(self, publisher: Publisher, delivery: _Delivery, parcels: list[Parcel]) -> None:
+        delivery.awaited, delivery.last = [parcel.uid for parcel in parcels], parcels[-1].uid
         for parcel in parcels:
-            parcel.future.add_done_callback(partial(self._written, run, uid, parcels, parcel))
+            parcel.future.add_done_callback(partial(self._written, delivery, parcel.uid))
         for parcel in parcels:
             publisher.submit(parcel)
 
@@ -505,19 +518,22 @@ class BayesCallback:
             if not parcel.future.done():
                 parcel.lines = journal.result_path(parcel.uid)
 
-    def _written(self, run: _Run, uid: str, parcels: list[Parcel], parcel: Parcel, job: Future[str]) -> None:
+    def _written(self, delivery: _Delivery, result: str, job: Future[str]) -> None:
         """Take the outcome of a result from the publisher."""
         error = job.exception()
         if self._journal is not None:
             if error is None:
-                self._journal.published(uid, parcel.uid)
+                self._journal.published(delivery.uid, result)
             else:
-                self._journal.give_up(uid, sentence(error))
+                self._journal.give_up(delivery.uid, sentence(error))
         if error is not None:
-            self._note(f"the answer for {run.label} could not be written: {sentence(error)}")
-        if all(each.future.done() for each in parcels):
-            errors = [error for each in parcels if (error := each.future.exception()) is not None]
-            settle(run.published, parcels[-1].uid, errors[0] if errors else None)
+            self._note(f"the answer for {delivery.label} could not be written: {sentence(error)}")
+        with self._lock:
+            delivery.error = delivery.error or error
+            delivery.awaited.remove(result)
+            is_last = not delivery.awaited
+        if is_last:
+            settle(delivery.published, delivery.last, delivery.error)
 
     def _with_journal(self) -> Journal:
         if self._journal is None:
@@ -527,7 +543,7 @@ class BayesCallback:
     def _goes_on(self, uid: str) -> bool:
         """Whether this callback has work in hand for a run."""
         with self._lock:
-            run = self._runs.get(uid)
+            run = self._runs.get(uid) or self._unwritten.get(uid)
         return run is not None and not (run.result.done() and run.published.done())
 
     def _publish_again(self, entry: Entry, timeout: float) -> None:
@@ -537,13 +553,13 @@ class BayesCallback:
                 "it is analysed, and there is nowhere to publish: give BayesCallback(..., publish=...) one"
             )
         journal = self._with_journal()
-        run = _Run(entry.label)
+        delivery = _Delivery(entry.uid, entry.label, promise())
         parcels = [Parcel(result, journal.result_path(result)) for result in entry.results]
-        self._send(self._publisher, run, entry.uid, parcels)
+        self._send(self._publisher, delivery, parcels)
         with self._lock:
             if entry.uid in self._runs:
-                self._runs[entry.uid].published = run.published
-        _outcome(run.published, timeout, f"the answer for {entry.label} is not written")
+                self._runs[entry.uid].published = delivery.published
+        _outcome(delivery.published, timeout, f"the answer for {entry.label} is not written")
 
     def _analyse_again(self, documents: list[tuple[str, Document]], timeout: float) -> None:
         for name, document in documents:
@@ -569,6 +585,24 @@ class _Run:
     result: Future[Selection] = field(default_factory=promise)
     published: Future[str | None] = field(default_factory=promise)
 
+    def forget_answers(self) -> None:
+        """Let go what takes much memory."""
+        self.answers, self.latest, self.result = (), None, promise()
+        reason = f"the answer for {self.label} waits to be written and is forgotten here: the last {MOST_KEPT} are kept"
+        settle(self.result, error=KeyError(reason))
+
+
+@dataclass
+class _Delivery:
+    """Results of a run on their way. It knows no answer, or each would stay in memory as long as this does."""
+
+    uid: str
+    label: str
+    published: Future[str | None]
+    awaited: list[str] = field(default_factory=list)
+    last: str = ""
+    error: BaseException | None = None
+
 
 def _is_worth_writing(found: Selection | Exception) -> bool:
     return not isinstance(found, NothingToAnalyseError | NotDoneError)
@@ -582,6 +616,11 @@ def _outcome(future: Future[T], timeout: float | None, what: str) -> T:
 
 def _check_portable(analysis: Recipe) -> None:
     """Raise TypeError unless the worker process can be given the analysis."""
+    if not isinstance(analysis, Recipe):
+        raise TypeError(
+            f"analysis must be an Analysis or a PhaseAnalysis; got {type(analysis).__name__}: what a file holds is "
+            "read by bluesky_bayes.analysis.load('recipe.toml')"
+        )
     try:
         payload = pickle.dumps(analysis)
     except Exception as error:

@@ -113,6 +113,7 @@ class Journal:
         self.trouble = ""
         self._guard = threading.Lock()
         self._writers: dict[str, gzip.GzipFile] = {}
+        self._refused: set[str] = set()  # for the thread that hands documents in; the other is for the journal's
         self._unkept: set[str] = set()
         self._entries: dict[str, Entry] = _read(self.folder / "journal.jsonl")
         self._n_lines = 0
@@ -144,12 +145,13 @@ class Journal:
 
     def begin(self, uid: str, label: str) -> None:
         """Note that a run has begun."""
+        self._refused.discard(uid)
         self._put(uid, partial(self._begin, uid, label))
 
     def hear(self, uid: str, copy: Copied) -> None:
         """Keep a document of a run."""
-        if uid not in self._unkept and not self._lane.send(copy):
-            self._unkept.add(uid)
+        if uid not in self._refused and not self._lane.send(copy):
+            self._refused.add(uid)
             self._put(uid, partial(self._unkeep, uid, "documents came faster than the disk takes them"))
 
     def end(self, uid: str) -> None:
@@ -158,7 +160,7 @@ class Journal:
 
     def give_up(self, uid: str, reason: str) -> None:
         """Note why a run is not done; it can be done later."""
-        self._put(uid, partial(self._note, uid, reason=reason))
+        self._put(uid, partial(self._give_up, uid, reason))
 
     def analysed(self, uid: str, results: list[Lines], then: Callable[[], object]) -> None:
         """Keep a run's results until they are published, and call `then` when they are safe."""
@@ -238,6 +240,11 @@ class Journal:
                 kept = True
         finally:
             self._note(uid, state=ENDED, kept=kept)
+
+    def _give_up(self, uid: str, reason: str) -> None:
+        if uid in self._writers:  # its end will not be heard
+            self._unkeep(uid, reason)
+        self._note(uid, reason=reason)
 
     def _unkeep(self, uid: str, reason: str) -> None:
         """Keep no more of a run's documents."""

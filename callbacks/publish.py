@@ -130,7 +130,12 @@ class Publisher:
                 if not self._waiting:
                     return
                 parcel = self._writing = self._waiting.popleft()
-            again = self._attempt(parcel)
+            try:
+                again = self._attempt(parcel)
+            except Exception as error:
+                logger.exception("result %s could not be handed on; the next one is written", parcel.uid)
+                again = False
+                settle(parcel.future, error=error)
             with self._changed:
                 self._writing = None
                 if again and not self._closed:

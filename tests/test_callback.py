@@ -1,5 +1,6 @@
 """The callback: what it hears, what it gives back, and that nothing that goes wrong reaches who speaks to it."""
 
+import gc
 import logging
 import os
 import signal
@@ -7,19 +8,26 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fakes
 import pytest
+from bluesky import RunEngine
+from bluesky import plan_stubs as bps
+from bluesky.plans import scan
 from event_model import compose_run
+from ophyd.sim import SynAxis
 
 from bluesky_bayes.callbacks import BayesCallback, intake
 from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.backlog import NotDoneError
-from bluesky_bayes.callbacks.runs import NothingToAnalyseError
-from bluesky_bayes.callbacks.worker import WorkerDiedError
+from bluesky_bayes.callbacks.publish import Publisher
+from bluesky_bayes.callbacks.runs import NothingToAnalyseError, RunCollector
+from bluesky_bayes.callbacks.worker import Worker, WorkerDiedError
+from bluesky_bayes.simulated import spectrum
 
 pytestmark = pytest.mark.usefixtures("no_compiling")
 
@@ -260,6 +268,58 @@ def test_a_run_with_a_broken_document_is_given_up_and_the_next_is_answered(bayes
     assert bayes.result(hear(bayes, fakes.scan_documents()), SECONDS)
 
 
+@pytest.fixture(scope="module")
+def journalled(no_compiling: None, written: Written, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A callback with a journal, and an engine that tells it and then somebody else of its runs."""
+    engine: Any = RunEngine({}, call_returns_result=True)
+    with BayesCallback(fakes.Quick(), publish=written, journal=tmp_path_factory.mktemp("journal")) as callback:
+        engine.subscribe(callback)
+        yield engine, callback
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "is_known"),
+    [
+        (intake.Intake, "_hear", False),
+        (RunCollector, "__call__", True),
+        (Worker, "submit", True),
+        (BayesCallback, "_take", True),
+        (Publisher, "_attempt", True),
+    ],
+)
+def test_a_bug_in_the_callback_reaches_neither_run_nor_plan_and_the_run_can_be_done_later(
+    where: type, name: str, is_known: bool, journalled: Any, written: Written, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, callback = journalled
+    heard: Documents = []
+
+    def plan() -> Any:
+        motor = SynAxis(name="motor")
+        uid = yield from scan([spectrum(motor)], motor, 1.0, 2.0, 5)
+        yield from bps.null()
+        return uid
+
+    def failing(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("there is a bug")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(where, name, failing)
+        outcome = engine(plan(), lambda name, doc: heard.append((name, doc)))
+        uid = outcome.plan_result
+        assert outcome.exit_status == "success"
+        assert [name for name, _ in heard] == ["start", "descriptor", *["event"] * 5, "stop"]
+        if is_known:
+            publishing = where is Publisher
+            future = callback._run(uid).published if publishing else callback.future(uid)
+            assert "there is a bug" in str(future.exception(SECONDS))
+        assert "there is a bug" in caplog.text
+    if is_known:
+        assert callback.finish([fakes.Stored(heard)]).done == [uid]
+        assert len(written.of(uid)) == 1
+    uid = engine(plan()).plan_result
+    assert callback.result(uid, SECONDS) and callback.published(uid, SECONDS)
+
+
 def test_an_unknown_run_is_a_key_error_that_says_what_to_do(bayes: BayesCallback) -> None:
     for ask in (bayes.future, bayes.result, bayes.published):
         with pytest.raises(KeyError, match="subscribe the callback before the run begins"):
@@ -298,6 +358,22 @@ def test_the_oldest_runs_are_forgotten(bayes: BayesCallback, monkeypatch: pytest
     with pytest.raises(KeyError, match="the last 2 runs are remembered"):
         bayes.future(uids[0])
     assert bayes.future(uids[2]).done()
+
+
+def test_what_is_forgotten_leaves_the_memory_at_once(
+    bayes: BayesCallback, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_KEPT", 2)
+    answers = []
+    gc.disable()  # in a large process it looks for cycles once in hundreds of runs
+    try:
+        for _ in range(5):
+            uid = hear(bayes, fakes.scan_documents())
+            answers.append(weakref.ref(bayes.result(uid, SECONDS)))
+            assert bayes.published(uid, SECONDS)
+        assert [answer() is None for answer in answers] == [True] * 3 + [False] * 2
+    finally:
+        gc.enable()
 
 
 def test_who_stops_waiting_does_not_cancel_the_analysis(bayes: BayesCallback) -> None:
@@ -404,6 +480,12 @@ def test_an_analysis_that_no_other_process_could_load_is_refused_at_once() -> No
 
     with pytest.raises(TypeError, match="the worker process cannot be sent this analysis"):
         BayesCallback(Local())
+
+
+def test_the_name_of_a_recipe_s_file_is_no_analysis() -> None:
+    recipe: Any = "peaks.toml"
+    with pytest.raises(TypeError, match=r"got str: what a file holds is read by bluesky_bayes.analysis.load"):
+        BayesCallback(recipe)
 
 
 def test_an_analysis_of_the_script_itself_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

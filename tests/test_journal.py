@@ -1,6 +1,7 @@
 """What was begun is on disk: a restart loses no run and publishes none twice."""
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ import fakes
 import numpy as np
 import pytest
 
-from bluesky_bayes.callbacks import BayesCallback, journal, publish
+from bluesky_bayes.callbacks import BayesCallback, intake, journal, publish
+from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.copies import copied
 from bluesky_bayes.callbacks.journal import Journal, JournalInUseError
 from bluesky_bayes.callbacks.runs import read_jsonl
@@ -177,6 +180,56 @@ def test_results_wait_on_disk_while_the_server_is_down_and_after_a_restart(tmp_p
         assert again.result(uid, SECONDS)
         assert again.published(uid, SECONDS) == documents[0][1]["uid"]
     assert server.raw_uids == [uid]
+
+
+def test_what_waits_for_a_server_takes_no_memory_and_is_neither_lost_nor_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "LONGEST_DELAY", 0.1)
+    monkeypatch.setattr(module, "MOST_KEPT", 2)
+    server = Server()
+    server.down = True
+    played = [fakes.scan_documents() for _ in range(8)]
+    with BayesCallback(fakes.Quick(), publish=server, journal=tmp_path) as bayes:
+        answers = []
+        for documents in played:
+            answers.append(weakref.ref(bayes.result(play(bayes, documents), SECONDS)))
+        uids = [documents[0][1]["uid"] for documents in played]
+        assert bayes._journal is not None and bayes._journal.flush(SECONDS)
+        gc.collect()
+        assert [answer() is not None for answer in answers] == [False] * 6 + [True] * 2
+        assert "answers to be written: 8" in bayes.status()
+        assert not bayes.unfinished()  # it is in hand
+        with pytest.raises(KeyError, match="waits to be written and is forgotten here: the last 2 are kept"):
+            bayes.result(uids[0])
+        play(bayes, played[0])
+        assert "runs open: 0, in analysis: 0" in bayes.status()
+        written = [bayes._run(uid).published for uid in uids]
+        server.down = False
+        assert all(each.result(SECONDS) for each in written)
+        assert bayes.status().startswith("runs open: 0, in analysis: 0, answers to be written: 0")
+    assert sorted(server.raw_uids) == sorted(uids)
+    assert states(tmp_path) == dict.fromkeys(uids, "done")
+
+
+def test_a_run_that_is_given_up_leaves_no_file_open_and_is_kept_whole_when_it_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MOST_OPEN", 1)
+    documents = fakes.scan_documents()
+    with BayesCallback(fakes.Quick(), journal=tmp_path) as bayes:
+        assert bayes._journal is not None
+        unended = [play(bayes, documents[:-1]), *(play(bayes, fakes.scan_documents()[:-1]) for _ in range(5))]
+        assert bayes._journal.flush(SECONDS)
+        bayes._intake._lane.drained(SECONDS)
+        assert bayes._journal.flush(SECONDS)
+        assert [path.name for path in tmp_path.glob("*/runs/*")] == [f"{unended[-1]}.part"]
+        assert "never stopped while 1 others began" in str(bayes.unfinished())
+        monkeypatch.setattr(bayes._journal, "_forget_documents", lambda uid: None)
+        assert bayes.result(play(bayes, documents), SECONDS)
+        assert bayes._journal.flush(SECONDS)
+        kept = list(bayes._journal.documents(unended[0]))
+        assert [name for name, _ in kept] == [name for name, _ in documents]
 
 
 def test_a_result_that_was_refused_is_kept_until_it_is_asked_for(

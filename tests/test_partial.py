@@ -119,7 +119,9 @@ def test_events_of_other_streams_are_not_counted() -> None:
     assert not heard.answers
 
 
-@pytest.mark.parametrize("every", [{"every_events": 0}, {"every_seconds": -1.0}])
+@pytest.mark.parametrize(
+    "every", [{"every_events": 0}, {"every_seconds": -1.0}, {"time_limit": 0}, {"time_limit": "a minute"}]
+)
 def test_a_pace_that_is_not_positive_is_refused(every: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be positive, or left out"):
         BayesCallback(fakes.Quick(), **every)

@@ -367,6 +367,18 @@ def test_repeating_that_cannot_end_well_is_refused(
         next(scan_until_decisive(stage.scan, judge(), **options))
 
 
+def test_a_plan_that_was_called_is_told_from_one_that_was_not(engine: Any, stage: Stage, bayes: BayesCallback) -> None:
+    called: Any = stage.scan()
+    with pytest.raises(TypeError, match=r"scan must give a new plan each time, as lambda: scan\(...\)"):
+        engine(scan_until_decisive(called, bayes))
+    with pytest.raises(TypeError, match=r"scan must give a new plan each time, as lambda: scan\(...\)"):
+        engine(bisect_model_change(called, stage.temperature, 0.0, 1.0, 0.1, bayes))
+    uncalled: Any = stage.scan
+    with pytest.raises(TypeError, match=r"takes a plan that was called, as analysed\(scan\(...\), bayes\)"):
+        engine(analysed(uncalled, bayes))
+    assert not stage.heard
+
+
 def test_points_are_measured_where_models_differ_until_one_stands_out(
     engine: Any, stage: Stage, judge: Callable[..., BayesCallback]
 ) -> None:

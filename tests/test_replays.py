@@ -83,4 +83,5 @@ def test_the_measured_ordering_of_ferrihydrite_is_bracketed(
     assert change.low <= 65.0
     assert change.high >= 65.0
     assert (change.below, change.above) == ("1 sextet", "1 doublet"), change.reason
+    assert change.found or "undecided at 65: " in change.reason
     assert change.high - change.low <= 40.0

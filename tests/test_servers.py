@@ -13,6 +13,7 @@ import pytest
 from tileds import READING, WRITING, Server
 
 from bluesky_bayes.callbacks import BayesCallback, publish
+from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.targets import RefusedError
 from bluesky_bayes.remote import Follower
 
@@ -176,3 +177,31 @@ def test_a_server_that_is_killed_in_the_middle_of_a_write_has_each_answer_once_a
             assert result.metadata["stop"]["exit_status"] == "success"
             assert result["models"].read()["model"].values.tolist() == ["no peak", "1 peak", "2 peaks"]
             assert np.isfinite(result["primary"].read()["y"].values).all()
+
+
+def test_a_server_that_is_gone_for_good_costs_no_answer_and_another_gets_it(
+    server: Server, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TILED_API_KEY", key)
+    with BayesCallback(fakes.Quick(), publish=f"{server.uri}/processed", journal=tmp_path) as bayes:
+        assert bayes.published(play(bayes, fakes.scan_documents()), SECONDS)
+        server.kill()
+        uid = play(bayes, fakes.scan_documents())
+        assert bayes.result(uid, SECONDS)
+        with pytest.raises(TimeoutError, match=r"is not written after 5 s.*it may still come"):
+            bayes.published(uid, 5.0)
+        deadline = time.monotonic() + SECONDS
+        while "results cannot be written" not in bayes.status() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert f"results cannot be written: {server.uri}/processed: ConnectError" in bayes.status()
+        bayes.close(timeout=1.0)
+        with pytest.raises(NotDoneError, match="given up"):
+            bayes.published(uid, 0)
+    elsewhere: list[str] = []
+    with BayesCallback(
+        fakes.Quick(),
+        publish=lambda name, doc: elsewhere.append(doc["original_run_uid"]) if name == "start" else None,
+        journal=tmp_path,
+    ) as again:
+        assert "analysed, not published" in str(again.unfinished())
+        assert again.finish().done == elsewhere == [uid]

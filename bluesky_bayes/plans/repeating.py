@@ -20,7 +20,14 @@ from bluesky_bayes.decisions import (
     seconds_left,
 )
 from bluesky_bayes.plans.records import DECISION, Record, in_run, own
-from bluesky_bayes.plans.waiting import SECONDS_TO_WAIT, Stopwatch, analysed, check_probability, wait_for
+from bluesky_bayes.plans.waiting import (
+    SECONDS_TO_WAIT,
+    Stopwatch,
+    analysed,
+    check_probability,
+    check_scan,
+    wait_for,
+)
 from bluesky_bayes.selection import Selection
 
 VISIT = {"position": "number", **DECISION, "raw_uids": "string"}
@@ -70,6 +77,8 @@ def scan_until_decisive(
     ------
     ValueError
         For a probability that is not between 0 and 1, or repeats or a time that are not positive.
+    TypeError
+        When `scan` is a plan, and not what gives one.
     RuntimeError
         When the callback was closed.
     KeyError
@@ -78,6 +87,7 @@ def scan_until_decisive(
         What kept a scan from being answered.
     """
     check_probability(probability)
+    check_scan(scan)
     if max_repeats < 1 or not max_time > 0:
         raise ValueError(
             f"max_repeats and max_time must be positive; got max_repeats={max_repeats}, max_time={max_time:g}"
@@ -159,6 +169,8 @@ def bisect_model_change(
     ValueError
         For a tolerance or repeats that are not positive, ends that are the same, or a probability that is not between
         0 and 1.
+    TypeError
+        When `scan` is a plan, and not what gives one.
     RuntimeError
         When the callback was closed.
     KeyError
@@ -172,6 +184,7 @@ def bisect_model_change(
             f"repeats={repeats}, low={low:g}, high={high:g}"
         )
     check_probability(probability)
+    check_scan(scan)
     if repeats > 1:
         check_joinable(bayes.analysis.noise)
     metadata = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -153,6 +153,8 @@ def analysed(
         return (begun(message), None) if message.command == "open_run" else (None, None)
 
     check_open(bayes)
+    if not isinstance(plan, Iterable):
+        raise TypeError(f"analysed takes a plan that was called, as analysed(scan(...), bayes); got {plan!r}")
     yield from bpp.plan_mutator(plan, watch)  # type: ignore[no-untyped-call]
     if not uids:
         raise RuntimeError("the plan made no run, so there is nothing to analyse")
@@ -177,6 +179,14 @@ def check_open(bayes: BayesCallback) -> None:
         raise RuntimeError(
             "this callback was closed and hears nothing more: make a new BayesCallback and subscribe it "
             "(RE.subscribe(bayes))"
+        )
+
+
+def check_scan(scan: Callable[[], MsgGenerator[Any]]) -> None:
+    """Raise unless there is a new plan for each scan; a plan itself can be done but once."""
+    if not callable(scan):
+        raise TypeError(
+            f"scan must give a new plan each time, as lambda: scan(...); got {scan!r}, which can be done once"
         )
 
 
