@@ -9,7 +9,9 @@ the line before it, which no reader sees::
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from sybil import Sybil
@@ -19,6 +21,14 @@ from sybil.parsers.rest import DocTestParser
 from sybil.parsers.rest import SkipParser as DocstringSkipParser
 
 os.environ.setdefault("MPLBACKEND", "agg")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import ArviZ before there are workers: on its first import of a day it writes a file, and two at once fail."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        with warnings.catch_warnings(), suppress(ImportError):
+            warnings.simplefilter("ignore")
+            import arviz  # noqa: F401
 
 
 @pytest.fixture(scope="module")
