@@ -59,14 +59,19 @@ def connected(server: str) -> Iterator[Any]:
     if "api_key=" in server:
         raise ValueError("do not write the API key into the address, others can see it there; set TILED_API_KEY")
     import httpx
-    from tiled.client import from_profile, from_uri
-    from tiled.client.context import CannotPrompt
+    from tiled.client import from_context, from_profile
+    from tiled.client.context import CannotPrompt, Context
     from tiled.profiles import ProfileNotFound
 
     try:
-        client = from_uri(server) if "://" in server else from_profile(server)
-        with closing(client.context):
-            yield client
+        if "://" in server:
+            context, path = Context.from_any_uri(server)
+            with closing(context):  # also when the server refuses what comes now
+                yield from_context(context, node_path_parts=path)
+        else:
+            client = from_profile(server)
+            with closing(client.context):
+                yield client
     except ProfileNotFound as error:
         raise ValueError(
             f"{server!r} is neither an address such as http://localhost:8000 nor a Tiled profile; "

@@ -222,12 +222,12 @@ def test_a_worker_without_a_source_or_an_open_wire_is_refused_in_one_sentence(qu
 
 def test_a_server_that_does_not_answer_is_named(quick: None, scan_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx
-    from tiled import client
+    from tiled.client.context import Context
 
     def refused(uri: str) -> None:
         raise httpx.ConnectError("Connection refused")
 
-    monkeypatch.setattr(client, "from_uri", refused)
+    monkeypatch.setattr(Context, "from_any_uri", refused)
     result = run("reprocess", "http://localhost:8000", "--recipe", scan_file)
     assert result.exit_code == 2
     assert words(result.stderr) == (
