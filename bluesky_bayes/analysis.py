@@ -83,31 +83,7 @@ class Files:
 class Recipe(ABC):
     """What to take out of a run and what to ask of it: models, as `Analysis` does, or phases.
 
-    Attributes
-    ----------
-    x, y : str or None
-        Field names; left out, the run's hints say what was scanned and what was measured.
-    stream : str
-        Stream that holds the fields.
-    sigma, exposure : str or None
-        Fields that hold each point's standard deviation, or its counting time or monitor.
-    i0 : str or None
-        Field that holds the intensity before the sample: y becomes the absorption ``ln(i0 / y)``.
-    subtract : float
-        Subtracted from every y before anything else (a dark level).
-    patterns : {"sum", "each"}, optional
-        Where y is an array, one pattern an event: whether a run's patterns are repeats to be added up, or data sets
-        of their own. By default they are repeats where nothing was scanned.
-    preparation : Preparation
-        What is done to the points first: mask, region, dark, background, monitor, repeats, bins.
-    metadata : tuple of str, optional
-        Names of what is published with the answer (temperature, field): fields of the stream or of ``baseline``,
-        entries of the devices' configuration or of the start document. By default all numbers of baseline and
-        configuration.
-    files : Files
-        How files outside the documents are reached.
-    noise : Noise or None
-        What is known of y's scatter; None where it is found out.
+    Attributes say which data; they are those of `Analysis`, and `noise` is None where it is found out.
     """
 
     x: str | None

@@ -32,7 +32,7 @@ class Prior(Protocol):
         """Edges."""
 
     def __hash__(self) -> int:
-        """Two that are equal are checked once."""
+        """One that is met again is not checked again."""
 
 
 def check_prior(name: str, prior: Any) -> Prior:
