@@ -116,6 +116,9 @@ class Journal:
         self._refused: set[str] = set()  # for the thread that hands documents in; the other is for the journal's
         self._unkept: set[str] = set()
         self._entries: dict[str, Entry] = _read(self.folder / "journal.jsonl")
+        self._past: dict[str, str] = {}  # the last line of each run: a third of what an entry takes in memory
+        for uid in [uid for uid, entry in self._entries.items() if entry.state == DONE]:
+            self._put_away(uid)
         self._n_lines = 0
         self._file: IO[str] | None = None
         self._tidy()
@@ -125,12 +128,12 @@ class Journal:
     def unfinished(self) -> list[Entry]:
         """Runs that are not done, oldest first."""
         with self._guard:
-            return [Entry(**asdict(entry)) for entry in self._entries.values() if entry.state != DONE]
+            return [Entry(**asdict(entry)) for entry in self._entries.values()]
 
     def is_published(self, uid: str, result: str) -> bool:
         """Whether a result of a run was published."""
         with self._guard:
-            return uid in self._entries and result in self._entries[uid].published
+            return result in self._published_of(uid)
 
     def documents(self, uid: str) -> Iterator[tuple[str, Document]]:
         """Documents of a run that is kept."""
@@ -212,8 +215,10 @@ class Journal:
 
     def _begin(self, uid: str, label: str) -> None:
         with self._guard:
-            known = self._entries.pop(uid, None)
-            self._entries[uid] = Entry(uid, label, published=known.published if known else [])
+            published = self._published_of(uid)
+            self._entries.pop(uid, None)
+            self._past.pop(uid, None)
+            self._entries[uid] = Entry(uid, label, published=published)
         self._unkept.discard(uid)
         self._note(uid, state=BEGUN)
 
@@ -290,16 +295,15 @@ class Journal:
             for name, value in changes.items():
                 setattr(entry, name, value)
             entry.at = datetime.now(UTC).isoformat(timespec="seconds")
-            done = [uid for uid, each in self._entries.items() if each.state == DONE]
-            for old in done[: max(0, len(done) - MOST_DONE)]:
-                del self._entries[old]
+            if entry.state == DONE:
+                self._put_away(uid)
         if self._n_lines >= MOST_LINES:
             self._rewrite()
             return
         if self._file is None:
             self._file = open(self.folder / "journal.jsonl", "a", encoding="utf-8")
         try:
-            self._file.write(f"{json.dumps(asdict(entry))}\n")
+            self._file.write(_line(entry))
             self._file.flush()
             os.fsync(self._file.fileno())
             self._n_lines += 1
@@ -312,15 +316,27 @@ class Journal:
             self._n_lines = MOST_LINES
             raise
 
+    def _put_away(self, uid: str) -> None:
+        """Keep of a run that is done what goes to disk, and of the last ones only."""
+        self._past[uid] = _line(self._entries.pop(uid))
+        if len(self._past) > MOST_DONE:
+            del self._past[next(iter(self._past))]
+
+    def _published_of(self, uid: str) -> list[str]:
+        """Results of a run that are published, as far as is remembered."""
+        if uid in self._past:
+            return Entry(**json.loads(self._past[uid])).published
+        return self._entries[uid].published if uid in self._entries else []
+
     def _rewrite(self) -> None:
         """Write the journal anew, one line for each run."""
         with self._guard:
-            text = "".join(f"{json.dumps(asdict(entry))}\n" for entry in self._entries.values())
+            lines = [*self._past.values(), *map(_line, self._entries.values())]
         if self._file is not None:
             self._file.close()
             self._file = None
-        _write_safely(self.folder / "journal.jsonl", text.encode())
-        self._n_lines = len(self._entries)
+        _write_safely(self.folder / "journal.jsonl", "".join(lines).encode())
+        self._n_lines = len(lines)
         self.trouble = ""
 
     def _tidy(self) -> None:
@@ -330,7 +346,7 @@ class Journal:
             path = self._run_path(entry.uid)
             if entry.state == BEGUN and path.exists():
                 entry.state, entry.kept = ENDED, True
-            if entry.kept and entry.state != DONE:
+            if entry.kept:
                 wanted.add(path)
             wanted.update(map(self.result_path, entry.results))
         for path in (*(self.folder / "runs").iterdir(), *(self.folder / "results").iterdir()):
@@ -345,6 +361,10 @@ class Journal:
 
     def _part(self, uid: str) -> Path:
         return self.folder / "runs" / f"{_safe(uid)}.part"
+
+
+def _line(entry: Entry) -> str:
+    return f"{json.dumps(asdict(entry))}\n"
 
 
 def _safe(uid: str) -> str:
