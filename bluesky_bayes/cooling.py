@@ -29,8 +29,9 @@ _Cooled: TypeAlias = tuple[Array, Array, Array, list[Cloud], list[Rows], Array]
 """Temperatures, steps and strides, the clouds there, which particles each comes from, and moves accepted at last."""
 
 MOST_LEVELS = 128
-PIECES = 4
-"""Work is divided into as many, whatever the number of threads, so that bits do not depend on it."""
+PIECES, FEW_ANCESTORS = 4, 16
+"""Work is divided into as many, whatever the number of threads, so that bits do not depend on it. A call costs some
+hundred moves; few particles are not divided."""
 SHARE = 0.5
 SWEEPS = 16
 WARM = 0.25
@@ -192,7 +193,8 @@ class _Way(NamedTuple):
         """Temperature by temperature, the particles in pieces."""
         (n_ancestors, n_sweeps), (betas, steps, strides) = self.size, self.known
         task, start, key, rooms, free = self.task, self.start, self.key, self.rooms, self.task.free
-        n, edges = n_ancestors * n_sweeps, [n_ancestors * piece // PIECES for piece in range(PIECES + 1)]
+        n_pieces = PIECES if n_ancestors > FEW_ANCESTORS else 1
+        n, edges = n_ancestors * n_sweeps, [n_ancestors * piece // n_pieces for piece in range(n_pieces + 1)]
         found, chosen, level = [self.first], list[Rows](), 0
         hits: Array = np.zeros(self.sizes.size)
         total = np.empty(n)
@@ -219,7 +221,7 @@ class _Way(NamedTuple):
                 if self.share:
                     strides[level] = _stride(before[parents][:, free])
             after = np.empty_like(before), np.empty(n), np.empty(n)
-            hits = np.sum(list(spread(partial(move, level, before, parents, after), range(PIECES))), axis=0)
+            hits = np.sum(list(spread(partial(move, level, before, parents, after), range(n_pieces))), axis=0)
             found.append(after)
             chosen.append(parents)
         kept = slice(0, level + 1)
