@@ -12,6 +12,7 @@ import numpy as np
 from scipy.linalg import cho_solve
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from scipy.signal import fftconvolve
+from scipy.special import logsumexp
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.phases.fitting import HALO, Fitter, Joint, Term
@@ -176,26 +177,11 @@ def single_looks(fitter: Fitter, joint: Joint) -> list[Look]:
 
 def closer_looks(fitter: Fitter, joint: Joint, looks: Sequence[Found], pool: Executor) -> list[Look]:
     """Gain of each candidate's rigid pattern with all that the fit can do already projected out, best first."""
-    even = fitter.even
     chosen = [look for look in looks[:CLOSER] if look.gain > 0.0]
     if not chosen:
         return []
-
-    def drawn(look: Found) -> Array:
-        lines, row = fitter.lines[look.phase], np.zeros(even.x.size)
-        q = lines.q * (1.0 - look.strain)
-        theta = np.arcsin(np.minimum(0.5 * fitter.wavelengths[0] * q, 0.9999))
-        widths = look.width * (0.75 / np.cos(theta) + 0.4 * np.tan(theta))
-        outline(even.x[0], even.step, fitter.wavelengths, fitter.shares, q, lines.strength, widths, 0.6, row)
-        return row
-
-    rows = np.array(list(pool.map(drawn, chosen)))
-    weighted = rows * fitter.weight
-    shared = weighted @ joint.rows.T
-    taken = np.einsum("ij,ji->i", shared, cho_solve((joint.factor, True), shared.T, check_finite=False))
-    alone = np.einsum("ij,ij->i", weighted, rows)
-    power = np.maximum(alone - taken, np.maximum(ROUNDED * alone, 1e-300))
-    found = weighted @ joint.rest
+    rows = list(pool.map(lambda look: _drawn(fitter, look.phase, look.width, look.strain), chosen))
+    found, power = _projected(fitter, joint, np.array(rows))
     best: dict[int, Look] = {}
     for look, s, p in zip(chosen, found, power, strict=True):
         index, strain = look.phase, look.strain
@@ -205,6 +191,42 @@ def closer_looks(fitter: Fitter, joint: Joint, looks: Sequence[Found], pool: Exe
         if index not in best or gain > best[index].gain:
             best[index] = Look(gain, index, fitter.start(index, strain, look.width, math.log(s / p)))
     return sorted(best.values(), key=lambda look: -look.gain)
+
+
+def unseen(fitter: Fitter, joint: Joint, candidates: Sequence[int], pool: Executor) -> Array:
+    """Log Bayes factor of each candidate as a rigid pattern of typical width beside a fit, integrated over its amount.
+
+    That of a fit is at the most probable amount; of a phase whose lines do not rise above noise and background it says
+    nothing, yet the smaller amounts that the pattern cannot exclude are as probable as beforehand.
+    """
+    if not candidates:
+        return np.empty(0)
+    rows = list(pool.map(lambda index: _drawn(fitter, index, fitter.even.width, 0.0), candidates))
+    found, power = _projected(fitter, joint, np.array(rows))
+    away = np.linspace(-4.0, 4.0, 81)
+    amounts = np.exp(fitter.typical + fitter.beliefs.amount * away)
+    prior = -0.5 * away**2
+    gain = found[:, None] * amounts - 0.5 * power[:, None] * amounts**2
+    return np.asarray(logsumexp(prior + gain, axis=1) - logsumexp(prior))
+
+
+def _drawn(fitter: Fitter, index: int, width: float, strain: float) -> Array:
+    """A candidate's rigid pattern, its strongest line of unit area."""
+    even, lines, row = fitter.even, fitter.lines[index], np.zeros(fitter.even.x.size)
+    q = lines.q * (1.0 - strain)
+    theta = np.arcsin(np.minimum(0.5 * fitter.wavelengths[0] * q, 0.9999))
+    widths = width * (0.75 / np.cos(theta) + 0.4 * np.tan(theta))
+    outline(even.x[0], even.step, fitter.wavelengths, fitter.shares, q, lines.strength, widths, 0.6, row)
+    return row
+
+
+def _projected(fitter: Fitter, joint: Joint, rows: Array) -> tuple[Array, Array]:
+    """Slope and curvature of the misfit with the amount of each row, what the fit can do already projected out."""
+    weighted = rows * fitter.weight
+    shared = weighted @ joint.rows.T
+    taken = np.einsum("ij,ji->i", shared, cho_solve((joint.factor, True), shared.T, check_finite=False))
+    alone = np.einsum("ij,ij->i", weighted, rows)
+    return weighted @ joint.rest, np.maximum(alone - taken, np.maximum(ROUNDED * alone, 1e-300))
 
 
 SPACING, BLUR, FARTHEST = 5e-4, 4.0, 0.02
