@@ -45,7 +45,8 @@ class Beliefs:
     texture : float
         Of the logarithm of the factor on a group of reflections: preferred orientation, few grains, occupancies.
     amount : float
-        Of the logarithm of the amount, about a tenth of the highest peak.
+        Of the logarithm of the amount, about a tenth of the highest peak: none is far above that peak, and few that are
+        asked for are below half a per cent of it.
     width : float
         Of the logarithm of the widths, about that of typical peaks.
     lorentzian : tuple of float
@@ -55,7 +56,8 @@ class Beliefs:
     misplaced : float
         Degrees: error of positions that no parameter takes, part of the noise.
     crooked : float
-        Relative error of the background, part of the noise.
+        Relative error of the background: in features as broad as lines of the smallest crystals, or broader, which a
+        fit follows, and in narrower ones, which are part of the noise.
     alike : float
         Misfits are alike within a peak: over how many typical widths they count as one. Counting noise is not.
     present : float
@@ -160,6 +162,10 @@ class Fitter:
     ----------
     log_odds : float
         Of a candidate's presence beforehand.
+    splines : (k, n_points) float
+        Of the background: smooth ones without a prior, and those that make it crooked.
+    flat, flat_precision : (k,) float
+        Where a fit begins with them, and the precisions of their priors.
     """
 
     def __init__(self, even: Even, lines: Sequence[Lines], beliefs: Beliefs) -> None:

@@ -233,8 +233,12 @@ SPACING, BLUR, FARTHEST = 5e-4, 4.0, 0.02
 """Grid of ln(1/d) and smoothing in its steps on which patterns are compared, and the largest strain between them."""
 
 
-def likeness(fitter: Fitter, index: int, others: Sequence[int]) -> Array:
-    """Cosine between a structure's pattern and others', each moved by the isotropic strain that fits best."""
+def likeness(fitter: Fitter, index: int, others: Sequence[int], known: dict[int, Array] | None = None) -> Array:
+    """Cosine between a structure's pattern and others', each moved by the isotropic strain that fits best.
+
+    `known` keeps the patterns for the next call.
+    """
+    known = {} if known is None else known
     half = 0.5 * fitter.wavelengths[0]
     low, high = (math.log(math.sin(math.radians(0.5 * fitter.even.x[end])) / half) for end in (0, -1))
     edges = np.arange(low - FARTHEST, high + FARTHEST, SPACING)
@@ -245,6 +249,9 @@ def likeness(fitter: Fitter, index: int, others: Sequence[int]) -> Array:
         smooth = gaussian_filter1d(sticks, BLUR)
         return np.asarray(smooth / max(float(np.linalg.norm(smooth)), 1e-300))
 
-    own, curves = drawn(index), np.array([drawn(other) for other in others])
+    for number in {index, *others} - known.keys():
+        known[number] = drawn(number)
+    own, curves = known[index], np.array([known[other] for other in others])
     reach = round(FARTHEST / SPACING)
-    return np.asarray(np.max([curves @ np.roll(own, shift) for shift in range(-reach, reach + 1)], axis=0))
+    moved = np.array([np.roll(own, shift) for shift in range(-reach, reach + 1)])
+    return np.asarray((curves @ moved.T).max(1))

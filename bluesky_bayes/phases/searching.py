@@ -47,6 +47,7 @@ class Search:
         self.known: dict[frozenset[int], Joint] = {}
         self.candidates = list(range(fitter.n_phases))
         self.cosines: dict[int, Array] = {}
+        self.outlines: dict[int, Array] = {}
         self.settled: set[frozenset[int]] = set()
         self.n_fits = 0
 
@@ -218,7 +219,7 @@ class Search:
     def alike(self, member: int) -> Array:
         """Cosine between the pattern of a phase and that of each candidate."""
         if member not in self.cosines:
-            self.cosines[member] = likeness(self.fitter, member, range(self.fitter.n_phases))
+            self.cosines[member] = likeness(self.fitter, member, range(self.fitter.n_phases), self.outlines)
         return self.cosines[member]
 
     def probabilities(self) -> tuple[list[Joint], Array]:

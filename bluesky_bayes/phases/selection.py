@@ -122,7 +122,8 @@ class PhaseSelection:
     phases : tuple of Phase
         Present or undecided, by their share of the intensity.
     probabilities : dict
-        p(present | data) of each structure of the library, by name.
+        p(present | data) of each structure of the library, by name; of one that does not show, of the amounts that the
+        pattern cannot exclude.
     unexplained : tuple of Line
         Lines of no candidate, the most significant first.
     sets : tuple
