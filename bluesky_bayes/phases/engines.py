@@ -133,11 +133,11 @@ def fitted(
         assert drawn is not None
         rows = xp.concat([xp.reshape(drawn.rows, (m * d, -1)), xp.sum(drawn.shift, axis=0)[None, :] * model.shift])
         rows = xp.take(rows, columns, axis=0)
-        rows = model.without_flat(rows)
         weighted = rows * model.weight
-        matrix = weighted @ rows.T
+        flat = weighted @ model.flat.T
+        matrix = weighted @ rows.T - flat @ flat.T
         value = xp.take(xp.concat([xp.reshape(u, (-1,)), xp.asarray([shift])]), values)
-        gradient = weighted @ rest - value
+        gradient = weighted @ model.without_flat(rest) - value
         eye = xp.eye(value.shape[0])
         if step == steps:
             break
