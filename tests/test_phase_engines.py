@@ -47,6 +47,17 @@ def shape_of(model: Model, u: Any, k: int, n: int) -> Any:
     return np.concatenate([value[: n + 1], value[model.n_strains + 1 : model.n_strains + 4]])
 
 
+def test_what_the_background_leaves_has_the_products_of_its_posterior(fitter: Fitter) -> None:
+    """Splines integrated out: those without a prior take all they can, the others as much as theirs lets them."""
+    model, rng = Model(np, fitter), np.random.default_rng(0)
+    rows = np.cumsum(rng.standard_normal((3, fitter.even.x.size)), axis=1)
+    left = model.without_flat(rows)
+    weighted = fitter.splines * fitter.weight
+    curvature = weighted @ fitter.splines.T + np.diag(fitter.flat_precision)
+    expected = (rows * fitter.weight) @ rows.T - (rows @ weighted.T) @ np.linalg.solve(curvature, weighted @ rows.T)
+    np.testing.assert_allclose((left * fitter.weight) @ left.T, expected, rtol=1e-6)
+
+
 def test_a_candidates_curve_is_that_of_the_search(fitter: Fitter) -> None:
     model = Model(np, fitter)
     u = 0.5 * np.random.default_rng(1).standard_normal((model.n, model.size))

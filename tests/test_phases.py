@@ -1,5 +1,6 @@
 """Phase search: libraries, patterns, the model and its slopes, and answers to simulated and measured mixtures."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -13,11 +14,12 @@ pytest.importorskip("gemmi")
 from bluesky_bayes import phases
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.phases import Library, Pattern, Radiation, Structure, read_pattern, search
-from bluesky_bayes.phases.fitting import Beliefs, Fitter
-from bluesky_bayes.phases.forward import curve, groups_of, lines_of, render
+from bluesky_bayes.phases.fitting import Beliefs, Fitter, Term
+from bluesky_bayes.phases.forward import curve, groups_of, lines_of, render, widths_at
 from bluesky_bayes.phases.library import Source
 from bluesky_bayes.phases.patterns import even
 from bluesky_bayes.phases.searching import Search
+from bluesky_bayes.phases.selection import own_line
 from bluesky_bayes.phases.simulated import EXAMPLES, cif_text, example_library, simulate
 from bluesky_bayes.phases.structures import lattice_of, structures_in
 
@@ -283,6 +285,17 @@ def test_noise_that_neighbours_share_is_not_taken_for_less() -> None:
     assert np.median(grid.noise) > 0.55 * 2500.0 * 0.02 / grid.step
 
 
+def test_noise_is_told_from_the_curvature_of_peaks_that_are_all_over() -> None:
+    """Broad lines every three degrees: no place is without a foot of theirs."""
+    x = np.arange(10.0, 90.0, 0.02)
+    peaks = sum(3000.0 / (1.0 + ((x - centre) / 0.3) ** 2) for centre in np.arange(12.0, 90.0, 3.0))
+    mean = 400.0 + peaks
+    grid = even(Pattern(x, np.random.default_rng(0).poisson(mean), "CuKa"))
+    points = round(grid.step / 0.02)
+    true = np.interp(grid.x, x, mean) / points
+    assert np.median(grid.noise / true) == pytest.approx(1.0, abs=0.3)
+
+
 Slopes: TypeAlias = tuple[Array, Callable[[Array, float], tuple[Array, Array]], Array]
 
 
@@ -495,3 +508,56 @@ def test_minerals_come_from_the_mineralogists_database() -> None:
     pytest.importorskip("larixite")
     minerals = Library.from_amcsd(["Mn", "O"])
     assert {"MnO", "MnO2", "Mn2O3"} <= {structure.formula for structure in minerals}
+
+
+def test_a_crooked_background_is_no_phase(library: Library) -> None:
+    """Features of two per cent, as broad as lines of the smallest crystals: with rigid splines they are phases."""
+    x = np.arange(15.0, 80.0, 0.02)
+    features = sum(np.exp(-0.5 * ((x - centre) / 0.7) ** 2) for centre in (22.0, 31.0, 36.0, 44.0, 57.0, 63.0))
+    mean = 20000.0 * (1.0 + 0.02 * features)
+    answer = search(Pattern(x, np.random.default_rng(1).poisson(mean), "CuKa"), library)
+    assert not answer.present
+
+
+def test_what_does_not_show_is_as_probable_as_its_amount_may_hide(
+    by_name: dict[str, Structure], library: Library
+) -> None:
+    mixture = [(by_name["rutile"], 0.6), (by_name["quartz"], 0.4)]
+    hidden = []
+    for counts in (300.0, 30000.0):
+        answer = search(simulate(mixture, seed=3, counts=counts, background=0.3 * counts), library)
+        absent = [p for name, p in answer.probabilities.items() if name not in ("rutile", "quartz")]
+        assert 0.0 < min(absent) < max(absent) < 0.5
+        hidden.append(sum(absent))
+    assert hidden[0] > hidden[1]
+
+
+def test_a_structure_in_place_of_another_begins_with_its_lines(by_name: dict[str, Structure]) -> None:
+    twin = cif_text("zincite").replace("3.25", "3.24").replace("5.207", "5.22")
+    pair = Library.from_sources([Source("zincite", cif_text("zincite")), Source("twin", twin)])
+    pattern = simulate([(by_name["zincite"], 1.0)], seed=6)
+    grid = even(pattern)
+    lines = [lines_of(structure, pattern.radiation, 10.0, 90.0) for structure in pair]
+    fitter = Fitter(grid, [one for one in lines if one is not None], Beliefs())
+    term = fitter.start(0, 0.004, 0.2, 1.0)
+    there = fitter.in_place(1, 0, term)
+    places = [
+        np.sort(widths_at(fitter.lines[n], shape, 1.5406)[0][fitter.lines[n].strength > 0.05])
+        for n, shape in ((0, term.shape), (1, there.shape))
+    ]
+    # As near as the prior of strains lets them; without strains they are half a degree apart.
+    np.testing.assert_allclose(places[1], places[0], atol=0.05)
+    np.testing.assert_allclose(np.r_[there.shape[0], there.shape[-3:]], np.r_[term.shape[0], term.shape[-3:]])
+
+
+def test_a_line_that_texture_takes_from_another_phase_is_not_ones_own(by_name: dict[str, Structure]) -> None:
+    """Two of the same lines: one that is much and nearly without intensities is not told from one that is little."""
+    both = Library.from_sources([Source(name, cif_text("rutile")) for name in ("rutile", "twin")])
+    pattern = simulate([(by_name["rutile"], 1.0)], seed=4)
+    lines = [lines_of(structure, pattern.radiation, 10.0, 90.0) for structure in both]
+    fitter = Fitter(even(pattern), [one for one in lines if one is not None], Beliefs())
+    much, little = (fitter.start(0, 0.0, 0.15, math.log(amount)).shape for amount in (500.0, 5.0))
+    none = np.zeros(fitter.lines[0].q.size)
+    for other, own in ((Term(much, none - math.log(100.0)), False), (Term(little, none), True)):
+        joint = fitter.fit((0, 1), (other, Term(much)), sweeps=0)
+        assert (own_line(fitter, joint, 1) is not None) == own

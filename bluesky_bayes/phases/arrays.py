@@ -11,6 +11,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.linalg import eigh
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.phases.fitting import Fitter
@@ -93,10 +94,12 @@ class Model:
         self.x, self.y, self.weight = map(convert, (even.x, even.y, fitter.weight))
         self.waves, self.shares = convert(fitter.wavelengths), convert(fitter.shares)
         self.shift, self.width, self.widest = fitter.beliefs.displacement, even.width, fitter.widest
-        splines = even.splines
-        factor = np.linalg.cholesky((splines * fitter.weight) @ splines.T)
-        # Of unit length by the weights and at right angles: what the background takes is a product with these.
-        self.flat = convert(np.linalg.solve(factor, splines))
+        # The background integrated out: what it takes of a curve is a product with these, such that products of what
+        # it leaves, by the weights, are those by the inverse of data's and background's covariance.
+        held = np.diag(fitter.flat_precision)
+        kept, turned = eigh(held, (fitter.splines * fitter.weight) @ fitter.splines.T + held)
+        self.flat = convert(turned.T @ fitter.splines)
+        self.taken = convert(1.0 / (1.0 + np.sqrt(np.clip(kept, 0.0, 1.0))))
         self.lowest, self.highest = self._limits(mean, sigma)
         self._prepare_looks(fitter, [lines for lines, *_ in chosen])
 
@@ -194,7 +197,7 @@ class Model:
 
     def without_flat(self, rows: Any) -> Any:
         """Rows (..., n_points) less what the background takes of them."""
-        return rows - ((rows * self.weight) @ self.flat.T) @ self.flat
+        return rows - (((rows * self.weight) @ self.flat.T) * self.taken) @ self.flat
 
     def _prepare_looks(self, fitter: Fitter, lines: list[Lines]) -> None:
         """Grids of strains, places of merged lines, and filters for :meth:`looks`."""

@@ -137,7 +137,7 @@ def fitted(
         flat = weighted @ model.flat.T
         matrix = weighted @ rows.T - flat @ flat.T
         value = xp.take(xp.concat([xp.reshape(u, (-1,)), xp.asarray([shift])]), values)
-        gradient = weighted @ rest - value
+        gradient = weighted @ model.without_flat(rest) - value
         eye = xp.eye(value.shape[0])
         if step == steps:
             break

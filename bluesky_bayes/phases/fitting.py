@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.phases.forward import Integers, Lines, groups_of, normal_equations, render, single_line
-from bluesky_bayes.phases.patterns import Even
+from bluesky_bayes.phases.patterns import Even, splines_on
 
 Linear: TypeAlias = tuple[Array, Array, Integers, Integers]
 """Curve of a model, its slopes, and where each of them begins and ends."""
@@ -26,6 +26,10 @@ LEAST_GAIN = 0.05
 BROADEST, SMALLEST = 10.0, 50.0
 """Largest width of a phase's lines, in that of typical peaks, and the size of crystals in Angstrom that gives it by
 Scherrer's formula: what is smaller makes halos, as amorphous matter does."""
+FARTHEST, MISPLACED = 0.02, 0.001
+"""Largest strain between lines of two structures that may be the same, and how well they are to meet."""
+SPLINE_WIDTH = 1.44
+"""Full width at half maximum of a cubic B-spline, in distances of knots."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Beliefs:
     texture : float
         Of the logarithm of the factor on a group of reflections: preferred orientation, few grains, occupancies.
     amount : float
-        Of the logarithm of the amount, about a tenth of the highest peak.
+        Of the logarithm of the amount, about a tenth of the highest peak: none is far above that peak, and few that are
+        asked for are below half a per cent of it.
     width : float
         Of the logarithm of the widths, about that of typical peaks.
     lorentzian : tuple of float
@@ -51,7 +56,8 @@ class Beliefs:
     misplaced : float
         Degrees: error of positions that no parameter takes, part of the noise.
     crooked : float
-        Relative error of the background, part of the noise.
+        Relative error of the background: in features as broad as lines of the smallest crystals, or broader, which a
+        fit follows, and in narrower ones, which are part of the noise.
     alike : float
         Misfits are alike within a peak: over how many typical widths they count as one. Counting noise is not.
     present : float
@@ -62,7 +68,7 @@ class Beliefs:
     deviatoric: float = 0.003
     displacement: float = 0.06
     texture: float = 0.35
-    amount: float = 2.5
+    amount: float = 1.5
     width: float = 0.8
     lorentzian: tuple[float, float] = (0.6, 0.2)
     profile: float = 0.05
@@ -156,6 +162,10 @@ class Fitter:
     ----------
     log_odds : float
         Of a candidate's presence beforehand.
+    splines : (k, n_points) float
+        Of the background: smooth ones without a prior, and those that make it crooked.
+    flat, flat_precision : (k,) float
+        Where a fit begins with them, and the precisions of their priors.
     """
 
     def __init__(self, even: Even, lines: Sequence[Lines], beliefs: Beliefs) -> None:
@@ -170,12 +180,15 @@ class Fitter:
         self.weight = 1.0 / (noise + self.alike * misfit)
         self.wavelengths = np.array(even.radiation.wavelengths)
         self.shares = np.array(even.radiation.intensities)
-        splines = even.splines
-        self.flat = np.linalg.solve(splines @ splines.T, splines @ even.background)
-        self.spans = _spans(splines)
+        smooth = np.linalg.solve(even.splines @ even.splines.T, even.splines @ even.background)
+        broadest = math.degrees(0.9 * self.wavelengths[0] / SMALLEST)
+        crooked = splines_on(even.x, broadest / SPLINE_WIDTH) * even.background
+        self.splines = np.concatenate([even.splines, crooked])
+        self.flat = np.concatenate([smooth, np.zeros(len(crooked))])
+        self.flat_precision = np.concatenate([0.0 * smooth, np.full(len(crooked), beliefs.crooked**-2)])
+        self.spans = _spans(self.splines)
         self.typical = math.log(0.1 * even.height * even.width)
-        halo = math.degrees(0.9 * self.wavelengths[0] / SMALLEST)
-        self.widest = min(BROADEST * even.width, max(3.0 * even.width, halo))
+        self.widest = min(BROADEST * even.width, max(3.0 * even.width, broadest))
 
     def single(self, two_theta: float, halo: bool) -> int:
         """Number of a line, or halo, of no known phase near an angle."""
@@ -208,6 +221,21 @@ class Fitter:
         shape[n + 1], shape[n + 2], shape[n + 3] = math.log(0.75 * width), math.log(0.4 * width), 0.6
         return Term(shape)
 
+    def in_place(self, index: int, member: int, term: Term) -> Term:
+        """A term of one phase whose lines lie at the places of another's, as far as strains bring them there."""
+        own, other = self.lines[member], self.lines[index]
+        m, n = len(own.strains), len(other.strains)
+        there = np.sort(np.log(own.q) + term.shape[1 : m + 1] @ own.strains)
+        _, precision = self.prior(other, 0)
+        held, strains = np.diag(precision[1 : n + 1]), np.zeros(n)
+        for _ in range(3):
+            here = np.log(other.q) + strains @ other.strains
+            gap = there[np.abs(there[:, None] - here).argmin(0)] - here
+            weight = other.strength / MISPLACED**2 * (np.abs(gap) < FARTHEST)
+            matrix = (other.strains * weight) @ other.strains.T
+            strains = np.linalg.solve(matrix + held, other.strains @ (weight * gap) + matrix @ strains)
+        return Term(np.concatenate([term.shape[:1], strains, term.shape[m + 1 :]]))
+
     def prior(self, lines: Lines, n_groups: int) -> tuple[Array, Array]:
         """Means and precisions of a phase's parameters."""
         beliefs, n = self.beliefs, len(lines.strains)
@@ -238,17 +266,17 @@ class Fitter:
             limits.append(_limits(lines, n_groups))
             starts.append(starts[-1] + mean.size)
         prior_mean = np.concatenate([np.zeros(n_flat + 1), *means])
-        precision = np.concatenate([np.zeros(n_flat), [self.beliefs.displacement**-2], *precisions])
+        precision = np.concatenate([self.flat_precision, [self.beliefs.displacement**-2], *precisions])
         limit = np.concatenate([np.full(n_flat, np.inf), [0.03], *limits])
         value = np.concatenate(values)
 
         def model(value: Array) -> Linear:
             rows = np.zeros((value.size, even.x.size))
             low, high = np.full(value.size, even.x.size), np.zeros(value.size, np.int64)
-            rows[:n_flat] = even.splines
+            rows[:n_flat] = self.splines
             low[:n_flat], high[:n_flat] = self.spans
             low[n_flat], high[n_flat] = 0, even.x.size
-            total = value[:n_flat] @ even.splines
+            total = value[:n_flat] @ self.splines
             for lines, group, a, b in zip(chosen, groups, starts[:-1], starts[1:], strict=True):
                 render(
                     even.x[0],
@@ -343,7 +371,7 @@ class Fitter:
             tuple(terms),
             float(value[n_flat]),
             rows[starts[:-1]].copy(),
-            value[:n_flat] @ self.even.splines,
+            value[:n_flat] @ self.splines,
             self.even.y - total,
             -cost - log_volume + 0.5 * float(np.sum(np.log(precision[n_flat:]))),
             rows,

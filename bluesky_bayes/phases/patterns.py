@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 from scipy.interpolate import BSpline
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 from scipy.signal import find_peaks, peak_widths
 
 from bluesky_bayes.dataset import Array
@@ -29,6 +29,8 @@ NOTHING = 1e6
 """Standard deviation where nothing was measured, in the highest peak."""
 CHANCE = 1e-4
 """Probability of neighbours with the same highest count by chance, below which the detector was saturated."""
+SHARING, APART = 3, 5
+"""Neighbours that may share their noise, as detectors smooth it, and points from one mean of them to the next."""
 NORMAL_MEDIAN = 0.4549
 """Median of chi^2 with one degree of freedom."""
 
@@ -269,9 +271,8 @@ class Even:
 def even(pattern: Pattern) -> Even:
     """A pattern averaged to even steps, its noise measured there.
 
-    Neighbours on a detector's finest grid share their noise, so that a peak has more of it than single points show. The
-    variance over the counts comes from pairs of points and second differences over four steps, where most of the
-    pattern is background.
+    Neighbours on a detector's finest grid share their noise, so that a peak has more of it than single points show: the
+    variance over the counts comes from differences between means of neighbours.
     """
     x, y = pattern.two_theta, pattern.counts
     native = float(np.median(np.diff(x)))
@@ -283,24 +284,35 @@ def even(pattern: Pattern) -> Even:
     number = np.bincount(cell, minlength=grid.size)[: grid.size]
     total = np.bincount(cell, y, grid.size)[: grid.size]
     mean = np.where(number > 0, total / np.maximum(number, 1), np.interp(grid, x, y))
-    splines = _splines(grid)
+    splines = splines_on(grid, KNOT)
     background = _below_peaks(mean, splines)
     floor = max(float(np.percentile(mean, 5)), 1e-3 * float(mean.max()), 1e-12)
     if pattern.sigma is not None:
         variance = np.bincount(cell, pattern.sigma**2, grid.size)[: grid.size] / np.maximum(number, 1) ** 2
         noise = np.where(number > 0, variance, np.interp(grid, x, pattern.sigma**2))
     else:
-        smooth = np.maximum(gaussian_filter1d(mean, 2.0), floor)
-        pairs, expected = mean[1:] + mean[:-1], smooth[1:] + smooth[:-1]
-        second = pairs[8:] - 2.0 * pairs[4:-4] + pairs[:-8]
-        ratio = float(np.median(second**2 / (6.0 * expected[4:-4]))) / NORMAL_MEDIAN
-        noise = max(ratio, 1e-9) * smooth
+        noise = _scatter(y, floor) * np.maximum(gaussian_filter1d(mean, 2.0), floor) / np.maximum(number, 1)
     height = float(np.percentile(mean - background, 99.9))
     # Where nothing was measured, as between two scans, the line drawn through says nothing; nor does a full detector.
     full = saturated(pattern)
     silent = (number == 0) | (np.bincount(cell[full], minlength=grid.size)[: grid.size] > 0)
     noise = np.where(silent, (NOTHING * (height + floor)) ** 2, noise)
     return Even(grid, mean, noise, background, splines, width, max(height, 1e-9), pattern.radiation, x[full])
+
+
+def _scatter(y: Array, floor: float) -> float:
+    """Variance over the counts, of independent points that scatter as means of neighbours do.
+
+    Fourth differences of the points as measured: second ones, or those of wider steps, have the curvature of peaks and
+    of their feet in them, which are all over many a pattern.
+    """
+    smooth = np.maximum(gaussian_filter1d(y, 2.0), floor)
+    means, expected = (uniform_filter1d(one, SHARING)[1:-1] for one in (y, smooth))
+    fourth = means
+    for _ in range(4):
+        fourth = fourth[APART:] - fourth[:-APART]
+    middle = expected[2 * APART : -2 * APART]
+    return max(float(np.median(fourth**2 / middle)) * SHARING / (70.0 * NORMAL_MEDIAN), 1e-9)
 
 
 def saturated(pattern: Pattern) -> Array:
@@ -337,8 +349,9 @@ def _widths(x: Array, y: Array) -> tuple[float, float]:
     return float(np.median(widths)), float(np.percentile(widths, NARROW))
 
 
-def _splines(x: Array) -> Array:
-    inner = np.linspace(x[0], x[-1], max(8, round((x[-1] - x[0]) / KNOT)) + 1)
+def splines_on(x: Array, spacing: float) -> Array:
+    """B-splines, (k, n), with knots so many degrees apart, or nearer where that makes fewer than eight."""
+    inner = np.linspace(x[0], x[-1], max(8, round((x[-1] - x[0]) / spacing)) + 1)
     knots = np.concatenate([[x[0]] * 3, inner, [x[-1]] * 3])
     inside = np.clip(x, x[0], x[-1] - 1e-9 * (x[-1] - x[0]))
     return np.ascontiguousarray(BSpline.design_matrix(inside, knots, 3).toarray().T)

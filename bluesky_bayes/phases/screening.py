@@ -12,6 +12,7 @@ import numpy as np
 from scipy.linalg import cho_solve
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from scipy.signal import fftconvolve
+from scipy.special import logsumexp
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.phases.fitting import HALO, Fitter, Joint, Term
@@ -176,26 +177,11 @@ def single_looks(fitter: Fitter, joint: Joint) -> list[Look]:
 
 def closer_looks(fitter: Fitter, joint: Joint, looks: Sequence[Found], pool: Executor) -> list[Look]:
     """Gain of each candidate's rigid pattern with all that the fit can do already projected out, best first."""
-    even = fitter.even
     chosen = [look for look in looks[:CLOSER] if look.gain > 0.0]
     if not chosen:
         return []
-
-    def drawn(look: Found) -> Array:
-        lines, row = fitter.lines[look.phase], np.zeros(even.x.size)
-        q = lines.q * (1.0 - look.strain)
-        theta = np.arcsin(np.minimum(0.5 * fitter.wavelengths[0] * q, 0.9999))
-        widths = look.width * (0.75 / np.cos(theta) + 0.4 * np.tan(theta))
-        outline(even.x[0], even.step, fitter.wavelengths, fitter.shares, q, lines.strength, widths, 0.6, row)
-        return row
-
-    rows = np.array(list(pool.map(drawn, chosen)))
-    weighted = rows * fitter.weight
-    shared = weighted @ joint.rows.T
-    taken = np.einsum("ij,ji->i", shared, cho_solve((joint.factor, True), shared.T, check_finite=False))
-    alone = np.einsum("ij,ij->i", weighted, rows)
-    power = np.maximum(alone - taken, np.maximum(ROUNDED * alone, 1e-300))
-    found = weighted @ joint.rest
+    rows = list(pool.map(lambda look: _drawn(fitter, look.phase, look.width, look.strain), chosen))
+    found, power = _projected(fitter, joint, np.array(rows))
     best: dict[int, Look] = {}
     for look, s, p in zip(chosen, found, power, strict=True):
         index, strain = look.phase, look.strain
@@ -207,12 +193,52 @@ def closer_looks(fitter: Fitter, joint: Joint, looks: Sequence[Found], pool: Exe
     return sorted(best.values(), key=lambda look: -look.gain)
 
 
+def unseen(fitter: Fitter, joint: Joint, candidates: Sequence[int], pool: Executor) -> Array:
+    """Log Bayes factor of each candidate as a rigid pattern of typical width beside a fit, integrated over its amount.
+
+    That of a fit is at the most probable amount; of a phase whose lines do not rise above noise and background it says
+    nothing, yet the smaller amounts that the pattern cannot exclude are as probable as beforehand.
+    """
+    if not candidates:
+        return np.empty(0)
+    rows = list(pool.map(lambda index: _drawn(fitter, index, fitter.even.width, 0.0), candidates))
+    found, power = _projected(fitter, joint, np.array(rows))
+    away = np.linspace(-4.0, 4.0, 81)
+    amounts = np.exp(fitter.typical + fitter.beliefs.amount * away)
+    prior = -0.5 * away**2
+    gain = found[:, None] * amounts - 0.5 * power[:, None] * amounts**2
+    return np.asarray(logsumexp(prior + gain, axis=1) - logsumexp(prior))
+
+
+def _drawn(fitter: Fitter, index: int, width: float, strain: float) -> Array:
+    """A candidate's rigid pattern, its strongest line of unit area."""
+    even, lines, row = fitter.even, fitter.lines[index], np.zeros(fitter.even.x.size)
+    q = lines.q * (1.0 - strain)
+    theta = np.arcsin(np.minimum(0.5 * fitter.wavelengths[0] * q, 0.9999))
+    widths = width * (0.75 / np.cos(theta) + 0.4 * np.tan(theta))
+    outline(even.x[0], even.step, fitter.wavelengths, fitter.shares, q, lines.strength, widths, 0.6, row)
+    return row
+
+
+def _projected(fitter: Fitter, joint: Joint, rows: Array) -> tuple[Array, Array]:
+    """Slope and curvature of the misfit with the amount of each row, what the fit can do already projected out."""
+    weighted = rows * fitter.weight
+    shared = weighted @ joint.rows.T
+    taken = np.einsum("ij,ji->i", shared, cho_solve((joint.factor, True), shared.T, check_finite=False))
+    alone = np.einsum("ij,ij->i", weighted, rows)
+    return weighted @ joint.rest, np.maximum(alone - taken, np.maximum(ROUNDED * alone, 1e-300))
+
+
 SPACING, BLUR, FARTHEST = 5e-4, 4.0, 0.02
 """Grid of ln(1/d) and smoothing in its steps on which patterns are compared, and the largest strain between them."""
 
 
-def likeness(fitter: Fitter, index: int, others: Sequence[int]) -> Array:
-    """Cosine between a structure's pattern and others', each moved by the isotropic strain that fits best."""
+def likeness(fitter: Fitter, index: int, others: Sequence[int], known: dict[int, Array] | None = None) -> Array:
+    """Cosine between a structure's pattern and others', each moved by the isotropic strain that fits best.
+
+    `known` keeps the patterns for the next call.
+    """
+    known = {} if known is None else known
     half = 0.5 * fitter.wavelengths[0]
     low, high = (math.log(math.sin(math.radians(0.5 * fitter.even.x[end])) / half) for end in (0, -1))
     edges = np.arange(low - FARTHEST, high + FARTHEST, SPACING)
@@ -223,6 +249,9 @@ def likeness(fitter: Fitter, index: int, others: Sequence[int]) -> Array:
         smooth = gaussian_filter1d(sticks, BLUR)
         return np.asarray(smooth / max(float(np.linalg.norm(smooth)), 1e-300))
 
-    own, curves = drawn(index), np.array([drawn(other) for other in others])
+    for number in {index, *others} - known.keys():
+        known[number] = drawn(number)
+    own, curves = known[index], np.array([known[other] for other in others])
     reach = round(FARTHEST / SPACING)
-    return np.asarray(np.max([curves @ np.roll(own, shift) for shift in range(-reach, reach + 1)], axis=0))
+    moved = np.array([np.roll(own, shift) for shift in range(-reach, reach + 1)])
+    return np.asarray((curves @ moved.T).max(1))

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
+from scipy.special import expit
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.phases.fitting import Fitter, Joint, Term
-from bluesky_bayes.phases.screening import Look, closer_looks, first_looks, likeness, single_looks
+from bluesky_bayes.phases.screening import Look, closer_looks, first_looks, likeness, single_looks, unseen
 
 TRIED = 4
 """Candidates that are fitted jointly, of those that promise most."""
@@ -46,6 +47,7 @@ class Search:
         self.known: dict[frozenset[int], Joint] = {}
         self.candidates = list(range(fitter.n_phases))
         self.cosines: dict[int, Array] = {}
+        self.outlines: dict[int, Array] = {}
         self.settled: set[frozenset[int]] = set()
         self.n_fits = 0
 
@@ -190,21 +192,34 @@ class Search:
 
     def replaced(self, joint: Joint, member: int, rest: Joint) -> list[Joint]:
         """A set with others in place of one: those like it and, where little rests on it, any that promise."""
-        alike = self.alike(member)
-        others = [int(one) for one in np.argsort(-alike) if alike[one] > ALIKE and one not in joint.members]
-        looks: dict[int, Look] = {}
+        others = self.stand_ins(joint, member, rest)
+        looks: list[Look] = []
         if self.score(joint) - self.score(rest) < DOUBTFUL:
-            looks |= {look.phase: look for look in self.promising(rest, SWAPPED, excluded=(member,))}
-        missing = [one for one in others[:MOST_ALIKE] if one not in looks]
-        if missing:
-            first = first_looks(self.fitter, rest, missing, self.pool)
-            looks |= {look.phase: look for look in closer_looks(self.fitter, rest, first, self.pool)}
-        return list(self.pool.map(lambda look: self.with_one_more(rest, look), looks.values()))
+            looks = self.promising(rest, SWAPPED, excluded=(member,))
+        term = joint.terms[joint.members.index(member)]
+
+        def in_place(other: int) -> Joint:
+            look = Look(0.0, other, self.fitter.in_place(other, member, term))
+            then = self.with_one_more(rest, look)
+            if self.score(then) > self.score(joint) - WINDOW:
+                return then
+            return self.fitted((*rest.members, other), (*rest.terms, look.term), joint.displacement)
+
+        tried = list(self.pool.map(in_place, others))
+        return tried + list(self.pool.map(lambda look: self.with_one_more(rest, look), looks))
+
+    def stand_ins(self, joint: Joint, member: int, rest: Joint) -> list[int]:
+        """Those whose pattern is like a member's, or that explained half as much in its place."""
+        alike, half = self.alike(member), 0.5 * (self.score(joint) + self.score(rest))
+        near = [int(one) for one in np.argsort(-alike) if alike[one] > ALIKE and one not in joint.members]
+        fitted = {one: self.known.get(frozenset((*rest.members, one))) for one in self.candidates}
+        gained = [one for one, then in fitted.items() if then is not None and self.score(then) > half]
+        return list(dict.fromkeys((*near[:MOST_ALIKE], *(one for one in gained if one not in joint.members))))
 
     def alike(self, member: int) -> Array:
         """Cosine between the pattern of a phase and that of each candidate."""
         if member not in self.cosines:
-            self.cosines[member] = likeness(self.fitter, member, range(self.fitter.n_phases))
+            self.cosines[member] = likeness(self.fitter, member, range(self.fitter.n_phases), self.outlines)
         return self.cosines[member]
 
     def probabilities(self) -> tuple[list[Joint], Array]:
@@ -213,3 +228,10 @@ class Search:
         scores = np.array([self.score(joint) for joint in joints])
         share = np.exp(scores - scores[0])
         return joints, share / share.sum()
+
+    def unseen(self) -> Array:
+        """Probability of each candidate beside the best set, in whatever amount; 0 for the members of that set."""
+        best, chances = self.by_phases()[0], np.zeros(self.fitter.n_phases)
+        others = [index for index in range(self.fitter.n_phases) if index not in best.members]
+        chances[others] = expit(unseen(self.fitter, best, others, self.pool) + self.fitter.log_odds)
+        return chances

@@ -122,7 +122,8 @@ class PhaseSelection:
     phases : tuple of Phase
         Present or undecided, by their share of the intensity.
     probabilities : dict
-        p(present | data) of each structure of the library, by name.
+        p(present | data) of each structure of the library, by name; of one that does not show, of the amounts that the
+        pattern cannot exclude.
     unexplained : tuple of Line
         Lines of no candidate, the most significant first.
     sets : tuple
@@ -306,7 +307,8 @@ def searched(
     """The answer and the search that gave it, from nothing or from the fit of a pattern much like this one."""
     begun = time.perf_counter()
     library = library.covering(pattern.radiation, pattern.d_min)
-    grid = even(pattern)
+    with one_blas_thread():
+        grid = even(pattern)
     low, high = float(grid.x[0]), float(grid.x[-1])
     lines = [(structure, lines_of(structure, pattern.radiation, low, high)) for structure in library]
     structures = [structure for structure, its in lines if its is not None]
@@ -321,7 +323,8 @@ def searched(
         finding = Search(fitter, [structure.name for structure in structures], pool)
         finding.run(start)
         finding.settle()
-    return _answer(pattern, library, structures, outside, finding, time.perf_counter() - begun), finding
+        unseen = finding.unseen()
+    return _answer(pattern, library, structures, outside, finding, unseen, time.perf_counter() - begun), finding
 
 
 def _answer(
@@ -330,6 +333,7 @@ def _answer(
     structures: Sequence[Structure],
     outside: Sequence[str],
     finding: Search,
+    unseen: Array,
     seconds: float,
 ) -> PhaseSelection:
     joints, chances = finding.probabilities()
@@ -338,7 +342,12 @@ def _answer(
     for joint, chance in zip(joints, chances, strict=True):
         present[list(joint.members)] += chance
     phases = _phases(structures, finding, joints, chances, present)
-    probabilities = {structure.name: float(present[n]) for n, structure in enumerate(structures)}
+    # Sets that were never fitted, and fits at one amount, leave out the amounts that the pattern cannot exclude.
+    listed = {name for phase in phases for name in phase.members}
+    probabilities = {
+        structure.name: float(present[n] if structure.name in listed else max(present[n], unseen[n]))
+        for n, structure in enumerate(structures)
+    }
     probabilities |= dict.fromkeys(outside, 0.0)
     unexplained = _unexplained(finding, best)
     misfit = float(np.mean(best.rest**2 / fitter.variance))
@@ -477,10 +486,12 @@ def own_line(fitter: Fitter, joint: Joint, place: int) -> float | None:
     centres, widths = widths_at(lines, term.shape, fitter.wavelengths[0])
     own, others = joint.curves[place], joint.curves.sum(0) - joint.curves[place]
     variance = fitter.variance
+    places, lacking = _lacking(fitter, joint, place)
     best: tuple[float, float | None] = (OWN_SIGMA, None)
     for centre, width in zip(centres, widths, strict=True):
         part = slice(*np.searchsorted(even.x, (centre - width, centre + width)))
-        if part.stop - part.start < 3 or own[part].sum() < OWN_PART * (own[part] + others[part]).sum():
+        theirs = others[part].sum() + lacking[np.abs(places - centre) < width].sum() / even.step
+        if part.stop - part.start < 3 or own[part].sum() < OWN_PART * (own[part].sum() + theirs):
             continue
         shape = own[part] / variance[part]
         # As many neighbours as one width holds are one.
@@ -489,6 +500,21 @@ def own_line(fitter: Fitter, joint: Joint, place: int) -> float | None:
         if sigma > best[0]:
             best = sigma, float(centre)
     return best[1]
+
+
+def _lacking(fitter: Fitter, joint: Joint, place: int) -> tuple[Array, Array]:
+    """2 theta of the lines of all other phases, and the area by which the fit has each weaker than it is ideally.
+
+    A line that texture takes from one phase and gives to another is no line of the other's own.
+    """
+    places, areas = [np.empty(0)], [np.empty(0)]
+    for n, (lines, term) in enumerate(zip(joint.lines, joint.terms, strict=True)):
+        if n == place or term.factors is None:
+            continue
+        places.append(widths_at(lines, term.shape, fitter.wavelengths[0])[0])
+        ideal = math.exp(term.shape[0]) * lines.strength * float(fitter.shares.sum())
+        areas.append(ideal * -np.expm1(np.minimum(term.factors, 0.0)))
+    return np.concatenate(places), np.concatenate(areas)
 
 
 def _unexplained(finding: Search, best: Joint) -> tuple[Line, ...]:
