@@ -30,7 +30,7 @@ from bluesky_bayes.shapes import gaussian
 from bluesky_bayes.tasks import blocks_of, make_task, shape_source
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
-MOST_REGISTERS = {"passes": 96, "loops": 40, "ladders": 208, "particles": 184, "weighed": 96, "chosen": 64}
+MOST_REGISTERS = {"passes": 96, "loops": 40, "ladders": 208, "particles": 184, "weighed": 112, "chosen": 64}
 """Of a thread."""
 DOUBLE = re.compile(r"\bD(?:MUL|FMA)\b")
 """Arithmetic in float64; sums over warps and what is kept of them are additions and conversions."""
