@@ -24,10 +24,12 @@ WARP, MOST_BY_WARP, BLOCK = 32, 1024, 256
 
 HEADER = """
 import math
+from collections import namedtuple
 import numpy as np
 import numba
 from numba import cuda
-from bluesky_bayes.kernels.task import Amplitudes, Reference, Scratch, Score, State, Task
+from bluesky_bayes.kernels.task import Amplitudes
+{kinds}
 {device}
 jit = in_order = inner = small = device
 U64 = np.uint64
@@ -39,7 +41,20 @@ MASK = 0xFFFFFFFF
 {elementary}
 """
 REAL = """
+from llvmlite import ir
+from numba.core import types
 from numba.cuda import libdevice
+from numba.cuda.extending import intrinsic
+
+
+@intrinsic
+def anew(typing, at):
+    def generate(context, builder, signature, arguments):
+        whole = context.cast(builder, arguments[0], at, types.int64)
+        return builder.asm(ir.FunctionType(whole.type, [whole.type]), "mov.b64 $0, $1;", "=l,l", [whole], True)
+
+    return types.int64(at), generate
+
 
 device = cuda.jit(device=True, forceinline=True)
 kernel = cuda.jit(cache=True, fastmath=True)
@@ -48,6 +63,11 @@ kernel = cuda.jit(cache=True, fastmath=True)
 SIMULATED = """
 def device(function):
     return function
+
+
+@device
+def anew(at):
+    return at
 
 
 kernel = cuda.jit
@@ -197,6 +217,10 @@ BY_TASK = {
 }  # fmt: skip
 """Arrays that each data set has for itself; all others are the same for all data sets of a model."""
 DRAWN = ("normals", "log_uniforms")
+KINDS: tuple[Any, ...] = (Task, Reference, State, Score, Scratch)
+PLACES = {"task": ("at",), "reference": ("at",), "state": ("at",), "score": ("at",), "scratch": ("at", "drawn")}
+"""Where in the arrays of each kind a team's own part is, which the tuples of a kernel hold besides. What is drawn has a
+place of its own, since the teams of a ladder share it."""
 
 LADDERS = """
 @kernel
@@ -282,6 +306,7 @@ def source(
     if simulated:
         elementary = PLAIN.format(word=word)
     header = HEADER.format(
+        kinds="\n".join(_kind(kind) for kind in KINDS),
         device=SIMULATED if simulated else REAL,
         single=single,
         bits=bits,
@@ -295,8 +320,10 @@ def source(
     work = for_teams("\n\n".join((loops, _chosen(len(shapes)), engine)))
     if not simulated:
         header, work = (_of_math(text) for text in (header, work))
-    work = ast.unparse(_Unsigned().visit(ast.parse("\n\n".join((work, _launches())))))
-    return "\n\n".join((header, BY_WARP if by_warp else BY_BLOCK, OF_ALL, work))
+    tree: ast.AST = ast.parse("\n\n".join((work, _launches())))
+    for rule in (_Counted(), _Own(), _Unsigned()):
+        tree = ast.fix_missing_locations(rule.visit(tree))
+    return "\n\n".join((header, BY_WARP if by_warp else BY_BLOCK, OF_ALL, ast.unparse(tree)))
 
 
 def _of_math(text: str) -> str:
@@ -324,19 +351,11 @@ def _chosen(n: int) -> str:
 
 
 def _launches() -> str:
-    parts: dict[str, str] = {}
-    names: list[str] = []
-    for kind, of in ((Task, "which"), (Reference, "which"), (State, "run"), (Score, "run"), (Scratch, "room")):
-        parts[kind.__name__.lower()], own = _views(kind, kind.__name__.lower(), of)
-        names += own
-    alone = {name: text.replace("[run]", "[room]") for name, text in parts.items()}
-    shared = {**parts, "scratch": parts["scratch"]}
-    for name in DRAWN:
-        shared["scratch"] = shared["scratch"].replace(f"scratch_{name}[room]", f"scratch_{name}[run]")
-    arguments = ", ".join(names)
+    arguments = ", ".join(name for kind in KINDS for name in _arguments(kind))
+    ladder, alone = ({kind.__name__.lower(): _whole(kind, run) for kind in KINDS} for run in ("run", "room"))
     return "\n".join(
         (
-            LADDERS.format(arguments=arguments, **shared),
+            LADDERS.format(arguments=arguments, **ladder),
             CHOSEN,
             PARTICLES.format(arguments=arguments, **alone),
             WEIGHED.format(arguments=arguments, **alone),
@@ -344,21 +363,31 @@ def _launches() -> str:
     )
 
 
-def _views(kind: Any, prefix: str, of: str) -> tuple[str, list[str]]:
-    """How a thread puts its own part of the arguments together, and the names of these."""
-    parts: list[str] = []
+def _kind(kind: Any) -> str:
+    """Text of a kind of tuple that has the places of a team's own part besides."""
+    name = kind.__name__
+    return f"{name} = namedtuple({name!r}, {[*kind._fields, *PLACES[name.lower()]]})"
+
+
+def _arguments(kind: Any, prefix: str = "") -> list[str]:
+    """Names of a kernel's arguments of one kind."""
+    prefix = prefix or kind.__name__.lower()
     names: list[str] = []
     for field in kind._fields:
-        if field == "linear" and kind is Scratch:
-            text, inner = _views(Amplitudes, f"{prefix}_linear", of)
-            parts.append(text)
-            names += inner
-            continue
-        name = f"{prefix}_{field}"
-        names.append(name)
-        own = field in BY_TASK if kind in (Task, Reference) else True
-        parts.append(f"{name}[{of}]" if own else name)
-    return f"{kind.__name__}({', '.join(parts)})", names
+        nested = kind is Scratch and field == "linear"
+        names += _arguments(Amplitudes, f"{prefix}_{field}") if nested else [f"{prefix}_{field}"]
+    return names
+
+
+def _whole(kind: Any, run: str) -> str:
+    """How a thread puts the arguments of one kind together; `run` is where replicas and what is drawn for them are."""
+    names, at = _arguments(kind), run
+    if kind in (Task, Reference):
+        at = "which"
+    elif kind is Scratch:
+        n = len(Amplitudes._fields)
+        names, at = [*names[:-n], f"Amplitudes({', '.join(names[-n:])})"], f"room, {run}"
+    return f"{kind.__name__}({', '.join(names)}, {at})"
 
 
 class Traits(NamedTuple):
@@ -411,14 +440,69 @@ class _Settled(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
+class _Counted(ast.NodeTransformer):
+    """Loops that count and compare: for `range` numba first divides to find how often, and holds what is left."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def visit_For(self, node: ast.For) -> list[ast.stmt]:
+        self.generic_visit(node)
+        assert isinstance(node.target, ast.Name) and isinstance(node.iter, ast.Call)
+        self.made += 1
+        given = [ast.unparse(argument) for argument in node.iter.args]
+        first, end, step = ("0", *given, "1") if len(given) == 1 else (*given, "1")[:3]
+        i, last, after = node.target.id, f"end_{self.made}", f"after_{self.made}"
+        if any(isinstance(n, ast.Continue) for n in ast.walk(node)):
+            begun = ast.parse(f"{last} = {end}\n{after} = {first}").body
+            node.body[:0] = ast.parse(f"{i} = {after}\n{after} += {step}").body
+        else:
+            after, begun = i, ast.parse(f"{last} = {end}\n{i} = {first}").body
+            node.body += ast.parse(f"{i} += {step}").body
+        return [*begun, ast.While(ast.parse(f"{after} < {last}", mode="eval").body, node.body, [])]
+
+
+class _Own(ast.NodeTransformer):
+    """A team's own part of an array of many, found anew at each use: otherwise each thread holds fifty addresses.
+
+    The compiler cannot know that `anew` gives the same number again.
+    """
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        at = _place(node)
+        return self.generic_visit(node) if at is None else ast.Subscript(node, at, ast.Load())
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        at = _place(node.value)
+        if at is None:
+            return self.generic_visit(node)
+        node.slice = self.visit(node.slice)
+        node.slice = ast.Tuple([at, *_places(node.slice)], ast.Load())
+        return node
+
+
+def _place(node: ast.expr) -> ast.expr | None:
+    """Place of a team's own part in an array that has one of each."""
+    if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in PLACES):
+        return None
+    kind, field = node.value.id, node.attr
+    if field in (*PLACES[kind], "linear") or (kind in ("task", "reference") and field not in BY_TASK):
+        return None
+    return ast.parse(f"anew({kind}.{'drawn' if field in DRAWN else 'at'})", mode="eval").body
+
+
+def _places(index: ast.expr) -> list[ast.expr]:
+    """Indices of each axis."""
+    return index.elts if isinstance(index, ast.Tuple) else [index]
+
+
 class _Unsigned(ast.NodeTransformer):
     """Indices that cannot be negative: for others numba adds the length of the axis where they are."""
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         self.generic_visit(node)
         if not (isinstance(node.value, ast.Attribute) and node.value.attr == "shape"):
-            places = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-            wrapped: list[ast.expr] = [_unsigned(place) for place in places]
+            wrapped: list[ast.expr] = [_unsigned(place) for place in _places(node.slice)]
             node.slice = ast.Tuple(wrapped, ast.Load()) if isinstance(node.slice, ast.Tuple) else wrapped[0]
         return node
 

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 MOST_TEAMS = 8
-"""Warps that share a ladder: more would not find registers enough on one multiprocessor."""
+"""Warps that share a ladder: a multiprocessor has registers for eleven to sixteen."""
 MOST_RUNS = 65_535
 """Calls of a launch: what a grid can hold."""
 FREE_SHARE = 0.8

@@ -1,7 +1,8 @@
 """The machine code of the GPU kernels, made without a GPU: registers, spills, and what stands in the loops.
 
-``python tests/cuda_code.py`` shows a table of every kernel for every kind of task; it takes many minutes. numba-cuda
-makes PTX, and NVIDIA's assembler and disassembler from their wheels do the rest (``pip install -e ".[gpu-test]"``).
+``python tests/cuda_code.py`` shows a table of every kernel for every kind of task, for the architectures named or all,
+and fails where one falls short; it takes most of an hour. numba-cuda makes PTX, and NVIDIA's assembler and disassembler
+from their wheels do the rest (``pip install -e ".[gpu-test]"``).
 """
 
 import re
@@ -29,8 +30,12 @@ from bluesky_bayes.shapes import gaussian
 from bluesky_bayes.tasks import blocks_of, make_task, shape_source
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
+MOST_REGISTERS = {"passes": 96, "loops": 40, "ladders": 208, "particles": 184, "weighed": 112, "chosen": 64}
+"""Of a thread."""
 DOUBLE = re.compile(r"\bD(?:MUL|FMA)\b")
 """Arithmetic in float64; sums over warps and what is kept of them are additions and conversions."""
+ANY_DOUBLE = re.compile(r"\bD(?:ADD|MUL|FMA|SETP|MNMX)\b")
+NOISES = (Gaussian(3.0), Gaussian(), Poisson(), StudentT(3.0), StudentT())
 PASSES = """
 
 @kernel
@@ -38,6 +43,18 @@ def passes(values, x, weight, amplitude, residual, curve, new, trial, total):
     number = cuda.blockIdx.x
     fill_curve(number, values, x, 0, curve, 0, x.size)
     total[number] = trial_curve(number, values, x, weight, 0, amplitude, residual, 0, curve, 0, new, 0, trial, x.size)
+"""
+LOOPS = """
+
+@kernel
+def loops(weight, y, inverse_y, change, residual, curve, trial, total):
+    n = trial.size
+    copy_points(residual, 0, trial, 0, n)
+    total[0] = subtract_curve(weight, 0, change, residual, 0, curve, 0, trial, 0, n)
+    total[1] = poisson_deviance(weight, y, inverse_y, 0, residual, 0, n)
+    total[2] = log_tails(weight, 0, change, residual, 0, n)
+    total[3] = lack_of_signal(weight, 0, residual, 0, curve, 0, change, n)
+    total[4] = lack_of_counts(weight, y, inverse_y, 0, residual, 0, curve, 0, change, n)
 """
 
 
@@ -98,6 +115,35 @@ def assembled(code: str, architecture: str) -> Code:
     return Code(number(r"Used (\d+) registers"), number(r"(\d+) bytes stack frame"), spilled, listed)
 
 
+def innermost(listing: str) -> list[str]:
+    """Loops of machine code that have none inside, as text."""
+    lines, labels, found = listing.splitlines(), dict[str, int](), list[tuple[int, int]]()
+    for number, line in enumerate(lines):
+        if label := re.match(r"(\.L_x_\d+):", line):
+            labels[label[1]] = number
+        elif (jump := re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", line)) and jump[1] in labels:
+            found.append((labels[jump[1]], number))
+    inner = [(a, b) for a, b in found if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in found)]
+    return ["\n".join(lines[a : b + 1]) for a, b in inner]
+
+
+def short_of(name: str, code: Code) -> str:
+    """What a kernel falls short of, in words; empty where it does not."""
+    said = []
+    if code.stack or code.spilled:
+        said.append("has a stack or spills")
+    if code.registers > MOST_REGISTERS[name]:
+        said.append(f"takes more than {MOST_REGISTERS[name]} registers")
+    if "SHFL" not in code.text:
+        said.append("adds up without shuffles")
+    curves = [loop for loop in innermost(code.text) if "MUFU.EX2" in loop]
+    if name != "chosen" and not curves:
+        said.append("has no loop with exponentials by MUFU.EX2")
+    if any(ANY_DOUBLE.search(loop) for loop in curves):
+        said.append("does float64 arithmetic in a loop over points")
+    return ", ".join(said)
+
+
 def passes_of(components: tuple[Component, ...], by_warp: bool, single: bool = True) -> tuple[Any, tuple[Any, ...]]:
     """Kernel of both passes over points of all these components, and its signature."""
     import numba
@@ -110,6 +156,16 @@ def passes_of(components: tuple[Component, ...], by_warp: bool, single: bool = T
     return module.passes, (row, row, row, real, row, row, row, row, numba.float64[::1])
 
 
+def loops_of(by_warp: bool) -> tuple[Any, tuple[Any, ...]]:
+    """Kernel of the other loops over points that a move may take, of all kinds of noise, and its signature."""
+    import numba
+
+    traits = text.Traits(0, True, True)
+    module = module_of("cuda", text.source((shape_source(gaussian),), True, by_warp, traits) + LOOPS)
+    row = numba.float32[::1]
+    return module.loops, (row, row, row, numba.float32, row, row, row, row)
+
+
 def problem(noise: Any, fitted: bool) -> Call:
     """A ladder's call for two peaks on a constant, whose numbers do not matter."""
     x = np.linspace(-1, 1, 61)
@@ -119,6 +175,11 @@ def problem(noise: Any, fitted: bool) -> Call:
     rng, d = np.random.default_rng(0), len(task.tables)
     start: Start = fitted_start(rng.standard_normal((50, d)), (), rng) if fitted else first_start(task)
     return call_of(task, start)
+
+
+def begins_at_prior(noise: Any) -> bool:
+    """Whether a ladder of that noise may begin at the prior: of unknown size it begins at a mixture always."""
+    return not problem(noise, False).reference.log_weight.size
 
 
 def call_of(task: Any, start: Start, n_levels: int = 4) -> Call:
@@ -175,27 +236,33 @@ def _type(value: Any) -> Any:
     return numba.float64 if isinstance(value, float) else numba.int64
 
 
-def main() -> None:
-    """Print the table."""
-    kinds = {
-        f"{noise}, from {'a mixture' if fitted else 'the prior'}": problem(noise, fitted)
-        for noise in (Gaussian(3.0), Gaussian(), Poisson(), StudentT(3.0), StudentT())
-        for fitted in (False, True)
-    }
-    for name, ladder in kinds.items():
-        cooled = particles_of(ladder)
+def main() -> int:
+    """Print the table, as Markdown; 1 where a kernel falls short."""
+    architectures = sys.argv[1:] or list(ARCHITECTURES)
+    print("| task | kernel |", " | ".join(architectures), "|\n|" + "---|" * (2 + len(architectures)))
+    failed = False
+    # Noise of unknown size never begins at the prior itself, and choosing particles is the same for every task.
+    kinds = [(noise, fitted) for noise in NOISES for fitted in (False, True) if fitted or begins_at_prior(noise)]
+    for noise, fitted in kinds:
+        ladder = problem(noise, fitted)
+        calls = (ladder, particles_of(ladder), weighed_of(ladder))
         for by_warp in (True, False):
-            made = {KERNELS[call.name]: kernel_of(call, by_warp) for call in (ladder, cooled, weighed_of(ladder))}
-            for kernel, (function, signature) in (made | {"chosen": choice_of(cooled, by_warp)}).items():
-                code = ptx(function, signature)
-                for architecture in sys.argv[1:] or ARCHITECTURES:
+            made = {KERNELS[call.name]: kernel_of(call, by_warp) for call in calls}
+            if (noise, fitted) == kinds[0]:
+                made["chosen"] = choice_of(calls[1], by_warp)
+            for name, (function, signature) in made.items():
+                code, cells = ptx(function, signature), []
+                for architecture in architectures:
                     found = assembled(code, architecture)
-                    print(
-                        f"{name}: {kernel} by {'warp' if by_warp else 'block'}, {architecture}: "
-                        f"{found.registers} registers, {found.stack} bytes of stack, {found.spilled} spilled",
-                        flush=True,
-                    )
+                    short = short_of(name, found)
+                    failed = failed or bool(short)
+                    said = f": {found.stack} bytes of stack, {found.spilled} spilled, {short}" if short else ""
+                    cells.append(f"{found.registers}{said}")
+                start = "a mixture" if fitted else "the prior"
+                print(f"| {noise}, from {start} | {name} by {'warp' if by_warp else 'block'} |", end=" ")
+                print(" | ".join(cells), "|", flush=True)
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """Sweeps by numba's CUDA simulator and by the processor: what each accepted and how far apart they are, as JSON.
 
-``python tests/simulated_sweeps.py warp`` has warps and every noise, ``python tests/simulated_sweeps.py block`` blocks
-of 64 threads and two kinds of noise.
+``python tests/simulated_sweeps.py warp`` has warps, and every noise in every way to sample that it has; ``python
+tests/simulated_sweeps.py block`` has blocks of 64 threads and some of these, and with ``all`` behind it all.
 """
 
 import copy
@@ -30,15 +30,17 @@ assert simulator
 BETAS = np.array([0.0, 0.3, 1.0])
 KEY = chain_key(1, "test", 0)
 PRIOR, FITTED, PARTICLES = "ladder from the prior", "ladder from a mixture", "particles"
+EVERY: dict[Any, tuple[str, ...]] = {
+    Gaussian(3.0): (PRIOR, FITTED, PARTICLES),
+    Gaussian(): (FITTED, PARTICLES),
+    Poisson(): (PRIOR, FITTED, PARTICLES),
+    StudentT(3.0): (PRIOR, FITTED, PARTICLES),
+    StudentT(): (FITTED, PARTICLES),
+}
+"""Of unknown size, a ladder begins at a mixture always."""
 NOISES: dict[str, dict[Any, tuple[str, ...]]] = {
-    "warp": {
-        Gaussian(3.0): (FITTED, PARTICLES),
-        Gaussian(): (FITTED,),
-        Poisson(): (PRIOR, FITTED, PARTICLES),
-        StudentT(3.0): (FITTED,),
-        StudentT(): (FITTED,),
-    },
-    "block": {Gaussian(): (FITTED,), Poisson(): (PARTICLES,)},
+    "warp": EVERY,
+    "block": {Gaussian(): (FITTED,), Poisson(): (PARTICLES,), StudentT(3.0): (PRIOR,), StudentT(): (PARTICLES,)},
 }
 
 
@@ -73,10 +75,10 @@ def particles(module: Any, task: Task, groups: tuple[Group, ...], known: Any) ->
     return cooled(module, task, first_start(task), (3, 2), KEY, 0, rng, groups, known)
 
 
-def compared(team: str) -> Iterator[dict[str, Any]]:
+def compared(noises: dict[Any, tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     """One entry for each noise and way to sample."""
     host, card = kernels()
-    for noise, ways in NOISES[team].items():
+    for noise, ways in noises.items():
         task, groups, known = problem(noise)
         draws = np.random.default_rng(3).standard_normal((100, len(task.tables)))
         for way in ways:
@@ -128,5 +130,5 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore", RuntimeWarning)
     if sys.argv[1] == "block":
         vars(launch).update(MOST_BY_WARP=0, BLOCK=64)
-    warp = sys.argv[1] == "warp"
-    print(json.dumps([*compared(sys.argv[1]), *(side_by_side() if warp else ())]))
+    noises = EVERY if "all" in sys.argv else NOISES[sys.argv[1]]
+    print(json.dumps([*compared(noises), *(side_by_side() if sys.argv[1] == "warp" else ())]))
