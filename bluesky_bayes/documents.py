@@ -1,8 +1,9 @@
 """An answer as a Bluesky run of its own.
 
 The summary is in the start document, where catalogues can search for it. Stream ``models`` has an event for each
-model, ``parameters`` one for each parameter of the best model, ``primary`` a single event with the data, the best
-model's curve and the posterior samples. Parameters' names are values everywhere: as keys, their dots are forbidden.
+model, ``parameters`` one for each parameter of the best model, with its draws of the posterior, ``primary`` one for
+each point with the data and the best model's curve. Parameters' names are values everywhere: as keys, their dots are
+forbidden.
 The uid of such a run follows from what was analysed and how, so that a result which is written again is recognised.
 """
 
@@ -67,7 +68,7 @@ def selection_documents(
     yield run.start
     yield from run.stream("models", _model_rows(selection))
     yield from run.stream("parameters", _parameter_rows(best, selection.data.units))
-    yield from run.stream("primary", [_arrays(selection)])
+    yield from run.points("primary", _curves(selection))
     yield run.stop()
 
 
@@ -76,13 +77,15 @@ def result_documents(
     analysis: Mapping[str, Any],
     result: Mapping[str, Any],
     streams: Mapping[str, Iterable[Mapping[str, Any]]],
+    points: Mapping[str, Array],
     origin: Origin,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Documents of a run that holds an answer of any kind: what sums it up, and rows by stream."""
+    """Documents of a run that holds an answer of any kind: what sums it up, rows by stream, points of ``primary``."""
     run = _Run(raw_start, analysis, result, _readings(origin))
     yield run.start
     for name, rows in streams.items():
         yield from run.stream(name, rows)
+    yield from run.points("primary", points)
     yield run.stop()
 
 
@@ -147,6 +150,19 @@ class _Run:
             data = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in row.items()}
             yield "event", bundle.compose_event(data=data, timestamps=dict.fromkeys(data, now))
 
+    def points(self, name: str, columns: Mapping[str, Array]) -> Iterator[tuple[str, Any]]:
+        """Descriptor and one page of a stream with an event a point: of arrays Tiled asks several requests each."""
+        n, now = len(next(iter(columns.values()))), time.time()
+        bundle = self._bundle.compose_descriptor(name=name, data_keys={key: _data_key(0.0) for key in columns})
+        yield "descriptor", bundle.descriptor_doc
+        page = bundle.compose_event_page(
+            data={key: values.tolist() for key, values in columns.items()},
+            timestamps=dict.fromkeys(columns, [now] * n),
+            seq_num=list(range(1, n + 1)),
+            time=[now] * n,
+        )
+        yield "event_page", page
+
     def stop(self, exit_status: Literal["success", "fail"] = "success", reason: str = "") -> tuple[str, Any]:
         return "stop", self._bundle.compose_stop(exit_status=exit_status, reason=reason)
 
@@ -205,13 +221,15 @@ def _model_rows(selection: Selection) -> Iterator[dict[str, Any]]:
 
 
 def _parameter_rows(best: Posterior, units: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    draws = {**best.draws, **best.derived}
     for name, summary in best.parameters.items():
-        yield {"parameter": name, "unit": best.unit(name, units), **{k: float(v) for k, v in summary._asdict().items()}}
+        numbers = {key: float(value) for key, value in summary._asdict().items()}
+        yield {"parameter": name, "unit": best.unit(name, units), **numbers, "draws": draws[name].ravel()}
 
 
-def _arrays(selection: Selection) -> dict[str, Array]:
-    data, fit, draws = selection.data, selection.best.fit, selection.best.draws
-    arrays = {
+def _curves(selection: Selection) -> dict[str, Array]:
+    data, fit = selection.data, selection.best.fit
+    return {
         "x": data.x,
         "y": data.y,
         "fit_mean": fit.mean,
@@ -219,6 +237,3 @@ def _arrays(selection: Selection) -> dict[str, Array]:
         "fit_high": fit.high,
         "residual": fit.residual,
     }
-    if draws:
-        arrays["samples"] = np.stack([values.ravel() for values in draws.values()], axis=1)
-    return arrays

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from event_model import compose_run
+from event_model import compose_run, pack_event_page, unpack_event_page
 
 from bluesky_bayes import Analysis, Candidates, Dataset, Gaussian, Posterior, Selection
 from bluesky_bayes.families import peaks
@@ -245,6 +245,13 @@ class Stored:
 
     def documents(self) -> Iterator[tuple[str, Any]]:
         return iter(self._documents)
+
+
+def rows(documents: Sequence[tuple[str, Any]], stream: str) -> list[Any]:
+    """Data of a stream's events, in pages or not."""
+    uids = {doc["uid"] for name, doc in documents if name == "descriptor" and doc["name"] == stream}
+    pages = [doc if name == "event_page" else pack_event_page(doc) for name, doc in documents if "event" in name]
+    return [event["data"] for page in pages if page["descriptor"] in uids for event in unpack_event_page(page)]
 
 
 def recorded(folder: Path, name: str) -> list[tuple[str, Any]]:

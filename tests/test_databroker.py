@@ -40,11 +40,11 @@ def test_a_kept_run_is_analysed_and_its_answer_kept_once(results: Any) -> None:
     (found,) = results.v1(original_run_uid=uid)
     assert found.start["uid"] == result_uid and found.start["result"]["best_model"] == "1 peak"
     assert found.table("models")["model"].tolist() == ["no peak", "1 peak", "2 peaks"]
-    assert list(found.table("primary")["x"][1]) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert found.table("primary")["x"].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
     run = results.v2[result_uid]
     assert run.metadata["start"]["sample"] == "MnF2" and run.metadata["stop"]["exit_status"] == "success"
     assert run["models"].read()["model"].values.tolist() == ["no peak", "1 peak", "2 peaks"]
-    assert run["primary"].read()["x"].values[0].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert run["primary"].read()["x"].values.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_an_answer_whose_insertion_was_broken_off_is_not_doubled_and_named(

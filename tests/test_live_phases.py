@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 
@@ -196,16 +197,10 @@ def test_a_result_is_a_run_with_a_row_for_each_phase_and_its_curves(patterns: li
     analysis = PhaseAnalysis(library=folder, **FIELDS)
     answer = analysis(dataset_of(collect(recorded(patterns)), analysis))
     documents = list(answer.to_documents({"uid": "raw"}, {"digest": "d"}))
-    streams: dict[str, list[dict[str, Any]]] = {}
-    of: dict[str, str] = {}
     for name, document in documents:
         schema_validators[DocumentNames[name]].validate(document)
         json.dumps(document)
-        if name == "descriptor":
-            of[document["uid"]] = document["name"]
-        elif name == "event":
-            streams.setdefault(of[document["descriptor"]], []).append(document["data"])
-    rows = {row["name"]: row for row in streams["phases"]}
+    rows = {row["name"]: row for row in fakes.rows(documents, "phases")}
     for phase in answer.phases:
         row = rows[phase.structure.name]
         assert (row["formula"], row["decided"], row["probability"]) == (
@@ -215,10 +210,11 @@ def test_a_result_is_a_run_with_a_row_for_each_phase_and_its_curves(patterns: li
         )
         assert row["weight_low"] <= row["weight"] <= row["weight_high"]
         assert json.loads(row["group"]) == list(phase.members)
-    (arrays,) = streams["primary"]
-    whole = np.sum([row["curve"] for row in streams["curves"]], axis=0) + np.array(arrays["background"])
-    assert whole == pytest.approx(np.array(arrays["fit"]))
-    assert np.array(arrays["counts"]) - whole == pytest.approx(np.array(arrays["residual"]))
+    measured = fakes.rows(documents, "primary")
+    points = {key: np.array([row[key] for row in measured]) for key in measured[0]}
+    whole = np.sum([row["curve"] for row in fakes.rows(documents, "curves")], axis=0) + points["background"]
+    assert whole == pytest.approx(points["fit"])
+    assert points["counts"] - whole == pytest.approx(points["residual"])
 
 
 class _Powder:

@@ -44,12 +44,6 @@ def published(selection: Selection, raw: dict[str, Any] | None = None) -> Docume
     return valid(list(selection_documents(selection, RAW if raw is None else raw, ANALYSIS)))
 
 
-def events(documents: Documents, stream: str) -> list[dict[str, Any]]:
-    """Data of a stream's events."""
-    uids = {doc["uid"] for name, doc in documents if name == "descriptor" and doc["name"] == stream}
-    return [doc["data"] for name, doc in documents if name == "event" and doc["descriptor"] in uids]
-
-
 def test_the_start_document_says_what_was_found_and_whose_run_it_was(make_selection: MakeSelection) -> None:
     selection = make_selection()
     _, start = published(selection)[0]
@@ -68,18 +62,18 @@ def test_the_start_document_says_what_was_found_and_whose_run_it_was(make_select
     assert start["result"]["in_question"] == list(selection.in_question)
 
 
-def test_models_parameters_and_arrays_are_streams(make_selection: MakeSelection) -> None:
+def test_models_parameters_and_points_are_streams(make_selection: MakeSelection) -> None:
     selection = make_selection()
     documents = published(selection)
-    assert [row["model"] for row in events(documents, "models")] == list(selection.names)
-    assert [row["log_evidence"] for row in events(documents, "models")] == selection.log_evidence.tolist()
-    parameters = {row["parameter"]: row for row in events(documents, "parameters")}
+    assert [row["model"] for row in fakes.rows(documents, "models")] == list(selection.names)
+    assert [row["log_evidence"] for row in fakes.rows(documents, "models")] == selection.log_evidence.tolist()
+    parameters = {row["parameter"]: row for row in fakes.rows(documents, "parameters")}
     assert parameters["peak1.center"]["unit"] == "mm"
     assert parameters["peak1.center"]["mean"] == selection.best.parameters["peak1.center"].mean
-    (arrays,) = events(documents, "primary")
-    assert arrays["fit_mean"] == selection.best.fit.mean.tolist()
-    column = documents[0][1]["result"]["parameters"].index("peak1.center")
-    assert np.asarray(arrays["samples"])[:, column].tolist() == selection.best.draws["peak1.center"].ravel().tolist()
+    assert parameters["peak1.center"]["draws"] == selection.best.draws["peak1.center"].ravel().tolist()
+    assert parameters["peak1.area"]["draws"] == selection.best.derived["peak1.area"].ravel().tolist()
+    assert set(documents[0][1]["result"]["parameters"]) < set(parameters)
+    assert [row["fit_mean"] for row in fakes.rows(documents, "primary")] == selection.best.fit.mean.tolist()
 
 
 def test_an_only_candidate_has_a_finite_bayes_factor(make_selection: MakeSelection) -> None:
@@ -92,13 +86,13 @@ def test_data_that_came_from_no_run_give_a_run_without_origin(make_selection: Ma
     assert "original_run_uid" not in start
 
 
-def test_a_model_without_parameters_has_no_samples() -> None:
+def test_a_model_without_parameters_has_no_rows_for_them() -> None:
     bare = peaks(counts=[0, 1], background=None)
     data = Dataset(np.arange(5.0), np.array([0.0, 0.1, 0.0, 0.0, 0.1]))
     documents = published(fakes.made_up(data, bare))
     assert documents[0][1]["result"]["best_model"] == "no peak"
-    assert not events(documents, "parameters")
-    assert "samples" not in events(documents, "primary")[0]
+    assert not fakes.rows(documents, "parameters")
+    assert [row["x"] for row in fakes.rows(documents, "primary")] == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
 def test_a_failure_is_a_run_that_says_why() -> None:
@@ -287,14 +281,16 @@ def test_answers_are_found_by_key_and_by_spec(answered: tuple[Any, str, str]) ->
 
 
 @pytest.mark.tiled
-def test_arrays_come_back_as_numbers_though_they_are_short(answered: tuple[Any, str, str]) -> None:
+def test_points_and_draws_come_back_as_numbers(answered: tuple[Any, str, str]) -> None:
     processed, _, result_uid = answered
     primary = processed[result_uid]["primary"].read()
     for name in ("x", "y", "fit_mean", "fit_low", "fit_high", "residual"):
         assert primary[name].dtype == np.float64
-        assert primary[name].shape == (1, 5)
-    assert primary["x"].values[0].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert primary["samples"].shape == (1, 100, len(processed[result_uid].start["result"]["parameters"]))
+        assert primary[name].shape == (5,)
+    assert primary["x"].values.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    parameters = processed[result_uid]["parameters"].read()
+    assert parameters["draws"].dtype == np.float64
+    assert parameters["draws"].shape == (parameters["parameter"].size, 100)
 
 
 @pytest.mark.tiled

@@ -28,7 +28,7 @@ def phase_documents(
     if origin.events:
         used["events"] = list(origin.events)
     fit = selection.fit
-    arrays = {
+    points = {
         "two_theta": even.x,
         "counts": even.y,
         "sigma": np.sqrt(even.noise),
@@ -50,9 +50,8 @@ def phase_documents(
             for line in selection.unexplained
         ],
         "curves": [{"name": name, "curve": np.asarray(curve)} for name, curve in selection.curves.items()],
-        "primary": [arrays],
     }
-    yield from result_documents(raw_start, {**analysis, **used}, _summary(selection), streams, origin)
+    yield from result_documents(raw_start, {**analysis, **used}, _summary(selection), streams, points, origin)
 
 
 def _summary(selection: PhaseSelection) -> dict[str, Any]:
