@@ -266,7 +266,8 @@ def table(library: Library, cases: int, first: int) -> None:
         true = [n for n, _ in made]
         answer = search(pattern, part)
         names = [one.name for one in part]
-        main = [names.index(one.structure.name) for one in answer.present if one.share >= MAIN]
+        seen = [names.index(one.structure.name) for one in answer.present]
+        main = [n for n, one in zip(seen, answer.present, strict=True) if one.share >= MAIN]
 
         def note(
             name: str,
@@ -276,11 +277,12 @@ def table(library: Library, cases: int, first: int) -> None:
             seed: int = seed,
             alike: Array = alike,
             true: list[int] = true,
+            seen: list[int] = seen,
             main: list[int] = main,
         ) -> None:
             sure = (alike * p).sum(1) >= SURE
             false = sure & (p > UNLIKELY) & ~alike[true].any(0)
-            agrees = int(sure[main].all() and not np.any(sure & (p > UNLIKELY) & ~alike[main].any(0)))
+            agrees = int(sure[main].all() and not np.any(sure & (p > UNLIKELY) & ~alike[seen].any(0)))
             row = (
                 time.perf_counter() - clock,
                 time.process_time() - cpu,
