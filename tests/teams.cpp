@@ -7,7 +7,7 @@
 // all of it; `teams K` leaves out wait number K. Some waits do again what another just did (where one rule follows
 // another), and leaving one of these out is no race.
 #include <algorithm>
-#include <barrier>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -18,8 +18,27 @@
 constexpr int TEAMS = 2, SIZE = 4, WARP = 2, LEVELS = 4, POINTS = 32, SWEEPS = 40;
 constexpr int CLOUDS = TEAMS, PARTICLES = 8, TEMPERATURES = 12, HALVINGS = 6;
 static int left_out = 0;
-static std::barrier<> all(TEAMS *SIZE);
-static std::vector<std::unique_ptr<std::barrier<>>> of_team, of_warp;
+
+// Not std::barrier: its threads sleep in a pool that all barriers share, which orders what they are not meant to order.
+class Barrier {
+    const int size;
+    std::atomic<int> arrived{0}, round{0};
+
+  public:
+    explicit Barrier(int size) : size(size) {}
+    void arrive_and_wait()
+    {
+        const int now = round.load(std::memory_order_relaxed);
+        if (arrived.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
+            arrived.store(0, std::memory_order_relaxed);
+            round.store(now + 1, std::memory_order_release);
+        } else
+            while (round.load(std::memory_order_acquire) == now) std::this_thread::yield();
+    }
+};
+
+static Barrier all(TEAMS *SIZE);
+static std::vector<std::unique_ptr<Barrier>> of_team, of_warp;
 static double parts[TEAMS][SIZE / WARP], shown[TEAMS][SIZE];
 static double residual[LEVELS][POINTS], trial[TEAMS][POINTS], energy[LEVELS], energies[SWEEPS][LEVELS];
 static int order[LEVELS];
@@ -169,8 +188,8 @@ struct Thread {
 int main(int, char **arguments)
 {
     left_out = std::atoi(arguments[1]);
-    for (int team = 0; team < TEAMS; team++) of_team.push_back(std::make_unique<std::barrier<>>(SIZE));
-    for (int warp = 0; warp < TEAMS * SIZE / WARP; warp++) of_warp.push_back(std::make_unique<std::barrier<>>(WARP));
+    for (int team = 0; team < TEAMS; team++) of_team.push_back(std::make_unique<Barrier>(SIZE));
+    for (int warp = 0; warp < TEAMS * SIZE / WARP; warp++) of_warp.push_back(std::make_unique<Barrier>(WARP));
     for (int level = 0; level < LEVELS; level++) order[level] = level;
     std::vector<std::thread> threads;
     for (int i = 0; i < TEAMS * SIZE; i++) threads.emplace_back([i] {

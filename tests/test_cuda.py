@@ -132,7 +132,7 @@ def test_waits_that_are_left_out_are_seen_as_races(tmp_path: Path, repository: P
     if shutil.which("g++") is None:
         pytest.skip("g++ is not here")
     program = tmp_path / "teams"
-    flags = ["-std=c++20", "-O1", "-g", "-fsanitize=thread", "-pthread"]
+    flags = ["-std=c++17", "-O1", "-g", "-fsanitize=thread", "-pthread"]
     made = subprocess.run(
         ["g++", *flags, "-o", str(program), str(repository / "tests" / "teams.cpp")], capture_output=True, text=True
     )
