@@ -13,7 +13,7 @@ import numpy as np
 from bluesky_bayes.components import Component, Parameter
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.noise import SIGMA, Noise, Poisson
-from bluesky_bayes.priors import Prior, check_prior, describe, to_table
+from bluesky_bayes.priors import PackedPriors, Prior, check_prior, describe, to_table
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,10 @@ class Model:
         for name, prior in self.priors.items():
             if prior is not None:
                 check_prior(name, prior)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pack the priors."""
+        return {**self.__dict__, "priors": PackedPriors.of(self.priors)}
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import zlib
@@ -30,8 +31,16 @@ def prepare(analysis: Recipe) -> None:
     analysis.prepare()
 
 
-def answer(analysis: Recipe, collected: bytes) -> list[Outcome]:
+@functools.lru_cache(maxsize=1)
+def _opened(analysis: bytes) -> Recipe:
+    """Open a pickled analysis, once in a process."""
+    recipe: Recipe = pickle.loads(analysis)
+    return recipe
+
+
+def answer(pickled: bytes, collected: bytes) -> list[Outcome]:
     """Analyse the data sets of one run; one that cannot be analysed does not end the rest."""
+    analysis = _opened(pickled)
     collector: RunCollector = pickle.loads(collected)
     pieces = pieces_of(collector.collected(), analysis)
     if len(pieces) == 1:
@@ -45,8 +54,9 @@ def answer(analysis: Recipe, collected: bytes) -> list[Outcome]:
     return outcomes
 
 
-def answer_so_far(analysis: Recipe, collected: bytes) -> Selection:
+def answer_so_far(pickled: bytes, collected: bytes) -> Selection:
     """Analyse the last data set of a run that goes on."""
+    analysis = _opened(pickled)
     collector: RunCollector = pickle.loads(collected)
     found: Selection = analysis(dataset_of(collector.collected(), analysis))
     return found

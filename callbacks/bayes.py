@@ -100,7 +100,7 @@ class BayesCallback:
         for name, value in paces.items():
             if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise ValueError(f"{name} must be positive, or left out; got {value!r}")
-        _check_portable(analysis)
+        self._pickled = _portable(analysis)
         self.analysis = analysis
         self._provenance = _provenance(analysis)
         self._journal = None if journal is None else Journal(journal, self._provenance["digest"])
@@ -397,7 +397,7 @@ class BayesCallback:
     def _ask(self, uid: str, collected: bytes) -> Future[Selection]:
         """Have a run that goes on analysed; one analysis waits for each, the newest."""
         job = self._worker.submit(
-            answer_so_far, lambda: (self.analysis, collected), SO_FAR, slot=uid, size=len(collected)
+            answer_so_far, lambda: (self._pickled, collected), SO_FAR, slot=uid, size=len(collected)
         )
         run = self._run(uid)
         if job is not run.asked:
@@ -419,7 +419,7 @@ class BayesCallback:
 
     def _end(self, uid: str, start: Document, stop: Document, collected: bytes) -> None:
         self._worker.cancel(uid, "not begun before the run ended; the answer for the whole run comes instead")
-        job = self._worker.submit(answer, lambda: (self.analysis, collected), size=len(collected))
+        job = self._worker.submit(answer, lambda: (self._pickled, collected), size=len(collected))
         analysis = {**self._provenance, "raw_exit_status": stop.get("exit_status", "")}
         job.add_done_callback(partial(self._answered, self._run(uid), start, analysis))
 
@@ -614,22 +614,23 @@ def _outcome(future: Future[T], timeout: float | None, what: str) -> T:
     return future.result()
 
 
-def _check_portable(analysis: Recipe) -> None:
-    """Raise TypeError unless the worker process can be given the analysis."""
+def _portable(analysis: Recipe) -> bytes:
+    """Pickle the analysis for the worker process; TypeError where that cannot be given it."""
     if not isinstance(analysis, Recipe):
         raise TypeError(
             f"analysis must be an Analysis or a PhaseAnalysis; got {type(analysis).__name__}: what a file holds is "
             "read by bluesky_bayes.analysis.load('recipe.toml')"
         )
     try:
-        payload = pickle.dumps(analysis)
+        pickled = pickle.dumps(analysis)
     except Exception as error:
         raise TypeError(f"the worker process cannot be sent this analysis: {error}; use what modules define") from error
-    if b"__main__" in payload:
+    if b"__main__" in pickled:
         raise TypeError(
             "this analysis has a class of its own that is defined in the script or notebook itself, which the worker "
             "process does not run: put it into a module"
         )
+    return pickled
 
 
 def _provenance(analysis: Recipe) -> dict[str, Any]:

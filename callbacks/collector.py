@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, count
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -475,29 +475,28 @@ def plain(doc: dict[str, Any]) -> dict[str, Any]:
     ValueError
         When it has more than `MOST_ENTRIES` entries or is deeper than `DEEPEST`.
     """
-    left = MOST_ENTRIES
+    entries = count(1)
+    return {str(key): _copied(value, 1, entries) for key, value in doc.items()}
 
-    def copy(value: Any, depth: int) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0 or depth > DEEPEST:
-            raise ValueError(
-                f"a document has more than {MOST_ENTRIES} entries or is nested deeper than {DEEPEST}; the run is not "
-                "analysed"
-            )
-        if isinstance(value, np.generic):
-            value = value.item()
-        if value is None or isinstance(value, bool):
-            return value
-        for kind in (int, float, str):
-            if isinstance(value, kind):
-                return kind(value)
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-            return value.copy()
-        if isinstance(value, Mapping):
-            return {str(key): copy(each, depth + 1) for key, each in value.items()}
-        if isinstance(value, list | tuple):
-            return [copy(each, depth + 1) for each in value]
-        return f"<{type(value).__name__}>"
 
-    return {str(key): copy(value, 1) for key, value in doc.items()}
+def _copied(value: Any, depth: int, entries: Iterator[int]) -> Any:
+    """Copy a value at a depth of a document, counting its entries."""
+    if next(entries) > MOST_ENTRIES or depth > DEEPEST:
+        raise ValueError(
+            f"a document has more than {MOST_ENTRIES} entries or is nested deeper than {DEEPEST}; the run is not "
+            "analysed"
+        )
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return value.copy()
+    if isinstance(value, Mapping):
+        return {str(key): _copied(each, depth + 1, entries) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(each, depth + 1, entries) for each in value]
+    return f"<{type(value).__name__}>"

@@ -376,6 +376,19 @@ def test_what_is_forgotten_leaves_the_memory_at_once(
         gc.enable()
 
 
+def test_runs_leave_nothing_for_a_search_for_cycles(bayes: BayesCallback, written: Written) -> None:
+    for n in range(3):
+        assert bayes.published(hear(bayes, fakes.scan_documents(n=40 + n)), SECONDS)
+    gc.collect()
+    gc.disable()
+    try:
+        for n in range(5):
+            assert bayes.published(hear(bayes, fakes.scan_documents(n=50 + n)), SECONDS)
+        assert gc.collect() < 20  # the priors of one answer alone would be 79
+    finally:
+        gc.enable()
+
+
 def test_who_stops_waiting_does_not_cancel_the_analysis(bayes: BayesCallback) -> None:
     future = bayes.future(hear(bayes, fakes.scan_documents()))
     assert not future.cancel()

@@ -1,5 +1,6 @@
 """Candidates of several kinds, with parameters shared, fixed and tied."""
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -112,3 +113,12 @@ def test_a_recipe_keeps_ties() -> None:
     table = Analysis(candidates).to_table()
     assert table["candidates"]["ties"] == {"peak2.center": {"parameter": "peak1.center", "scale": 1.0, "offset": 0.25}}
     assert Analysis.from_table(table).candidates.digest == candidates.digest
+
+
+def test_a_model_that_travels_makes_its_priors_when_they_are_asked_for() -> None:
+    x = np.linspace(0.0, 1.0, 20)
+    model = peaks(counts=[2]).resolved(Dataset(x, 1.0 + x, np.ones(20)), Gaussian()).models[0]
+    there = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(model))))
+    assert there.parameters == model.parameters and len(there.priors) == len(model.priors)
+    assert "_made" not in vars(there.priors)
+    assert there.describe_priors() == model.describe_priors() and there.digest == model.digest
