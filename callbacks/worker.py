@@ -8,6 +8,8 @@ It lives in a session of its own, so that Ctrl-C in the terminal, which pauses t
 from __future__ import annotations
 
 import contextlib
+import gc
+import itertools
 import logging
 import os
 import pickle
@@ -35,6 +37,8 @@ ATTEMPTS = 2
 SECONDS_TO_DIE = 5.0
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_PREPARE = 600.0
+JOBS_THAT_IMPORT = 2
+"""The preparation and the first job bring in what stays."""
 BOOT = """
 import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
@@ -211,9 +215,12 @@ def serve() -> None:
     os.dup2(2, 1)  # what an analysis prints must not mix with the answers
     sys.stdin = open(os.devnull)
     try:
-        while True:
+        for number in itertools.count():
             pickle.dump(_answer(pickle.load(jobs)), answers)
             answers.flush()
+            gc.collect()  # answers leave cycles, which Python itself would look for after some hundreds of them
+            if number < JOBS_THAT_IMPORT:
+                gc.freeze()  # what stays is not looked through again
     except EOFError:
         return
     except BrokenPipeError:

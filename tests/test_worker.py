@@ -40,6 +40,12 @@ def test_a_worker_that_dies_twice_is_given_up_in_words(stage: str, why: str, tmp
     worker.close(SECONDS)
 
 
+def test_a_worker_lets_go_at_once_what_a_job_leaves_behind() -> None:
+    worker = Worker(fakes.nothing, SECONDS)
+    assert [worker.submit(fakes.leave_a_ring, tuple).result(SECONDS) for _ in range(4)] == [0, 0, 0, 0]
+    worker.close(SECONDS)
+
+
 def test_jobs_of_a_lower_rank_go_first_and_those_in_a_slot_are_replaced() -> None:
     done, begun, released = list[str](), threading.Event(), threading.Event()
     jobs = Backlog("jobs", 10)
