@@ -160,10 +160,11 @@ def _container(uri: str) -> Any:
     """Client of a container, by its short address or by that of the programming interface."""
     from tiled.client import from_uri
 
+    # With data sources, or TiledWriter asks for them before each result.
     if "/api/v1/" in uri:
-        return from_uri(uri)
+        return from_uri(uri, include_data_sources=True)
     parts = urlsplit(uri)
-    node = from_uri(f"{parts.scheme}://{parts.netloc}")
+    node = from_uri(f"{parts.scheme}://{parts.netloc}", include_data_sources=True)
     for key in parts.path.strip("/").split("/"):
         if key not in node:
             raise RefusedError(f"there is no container {key!r}, or this key may not see it; make it first")
