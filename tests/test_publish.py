@@ -16,6 +16,7 @@ from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.answers import Lines
 from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.publish import Parcel, Publisher
+from bluesky_bayes.callbacks.targets import writer
 from bluesky_bayes.documents import failure_documents, selection_documents
 from bluesky_bayes.families import peaks
 
@@ -328,6 +329,25 @@ def test_points_and_draws_come_back_as_numbers(answered: tuple[Any, str, str]) -
         assert values[0].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert primary["draws"].dtype == np.float64
     assert primary["draws"].shape == (1, len(tables["parameters"]["parameter"]), 100)
+
+
+@pytest.mark.tiled
+def test_a_result_of_many_points_takes_as_few_requests_of_a_server_as_one_of_few(tiled_client: Any) -> None:
+    write, requests = writer(tiled_client["processed"]), list[str]()
+    heard = tiled_client.context.http_client.event_hooks["request"]
+    counts = []
+    for n in (5, 20_000):
+        lines = Lines.of(selection_documents(fakes.made_up(Dataset(np.arange(float(n)), np.zeros(n))), {}, {}))
+        heard.append(lambda request: requests.append(f"{request.method} {request.url.path}"))
+        try:
+            write(lines)
+        finally:
+            heard.pop()
+        (curves,) = tiled_client["processed"][lines.uid]["primary"]["curves"].read()
+        assert curves[0].tolist() == list(range(n))
+        counts.append(len(requests))
+        requests.clear()
+    assert counts == [16, 16]
 
 
 @pytest.mark.tiled
