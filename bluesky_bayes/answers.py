@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,32 +93,20 @@ class Answer:
         )
 
     @classmethod
-    def published(
-        cls,
-        start: Mapping[str, Any],
-        models: Iterable[Mapping[str, Any]] = (),
-        parameters: Iterable[Mapping[str, Any]] = (),
-    ) -> Answer:
-        """Answer of a run that holds one.
-
-        Parameters
-        ----------
-        start : mapping
-            Its start document.
-        models, parameters : iterable of mapping
-            Rows of its streams of these names.
-        """
-        result, rows = start["result"], list(parameters)
-        best = [{"model": result["best_model"], **result}] if result["status"] == "ok" else []
-        by_model = {row["model"]: row for row in [*models] or best}
-        reason = "; ".join(result["warnings"]) if best else result["reason"]
+    def published(cls, start: Mapping[str, Any]) -> Answer:
+        """Answer of a run that holds one, or a reason why there is none, by its start document."""
+        result, tables = start["result"], start.get("tables", {})
+        models, rows = _rows(tables.get("models", {})), _rows(tables.get("parameters", {}))
+        if not models and result["status"] == "ok":  # an answer of another kind
+            models = [{"model": result["best_model"], "probability_error": 0.0, **result}]
+        reason = "; ".join(result["warnings"]) if result["status"] == "ok" else result["reason"]
         return cls(
             run_uid=start.get("original_run_uid", ""),
             scan_id=start.get("scan_id"),
             model=result.get("best_model", ""),
-            probabilities={name: float(row["probability"]) for name, row in by_model.items()},
-            probability_errors={name: float(row["probability_error"]) for name, row in by_model.items()},
-            parameters={row["parameter"]: Summary(*(float(row[name]) for name in Summary._fields)) for row in rows},
+            probabilities={row["model"]: row["probability"] for row in models},
+            probability_errors={row["model"]: row["probability_error"] for row in models},
+            parameters={row["parameter"]: Summary(*(row[name] for name in Summary._fields)) for row in rows},
             units={row["parameter"]: row["unit"] for row in rows if row["unit"]},
             decisive=result.get("decisive", False),
             trustworthy=result.get("trustworthy", False),
@@ -126,3 +114,7 @@ class Answer:
             reason=reason,
             uid=start["uid"],
         )
+
+
+def _rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -143,9 +143,9 @@ def read_back(console: Console, bayes: BayesCallback, processed: Any, uids: list
     for n, uid in enumerate(uids, start=1):
         with step(console, f"Reading back the answer to scan {n}, original_run_uid {uid[:8]}"):
             (run,) = processed.search(Eq("original_run_uid", uid)).values()
-            stream, what = ("models", "model") if "models" in run else ("phases", "name")
-            models = run[stream].read([what, "probability"])
-        rows = zip(models[what].values, models["probability"].values, strict=True)
+            tables = run.start["tables"]
+            what, table = ("model", tables["models"]) if "models" in tables else ("name", tables["phases"])
+        rows = zip(table[what], table["probability"], strict=True)
         console.print(Padding(", ".join(f"{name} {p:.3f}" for name, p in rows), (0, 0, 0, 6)))
         console.print(Padding(run.start["result"]["verdict"], (0, 0, 0, 6)))
 

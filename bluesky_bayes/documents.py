@@ -1,14 +1,16 @@
 """An answer as a Bluesky run of its own.
 
-The summary is in the start document, where catalogues can search for it. Stream ``models`` has an event for each
-model, ``parameters`` one for each parameter of the best model, with its draws of the posterior, ``primary`` one for
-each point with the data and the best model's curve. Parameters' names are values everywhere: as keys, their dots are
-forbidden.
+The summary is in the start document, where catalogues can search for it, and tables are beside it: of the models, of
+the best one's parameters, of the names of curves. Stream ``primary`` has one event with what is long: an array of
+curves and one of draws of the posterior, a row each for each row of the table. So a Tiled server, which takes several
+requests for each stream, table and array, has few of them however many points there are. Parameters' names are values
+everywhere: as keys, their dots are forbidden.
 The uid of such a run follows from what was analysed and how, so that a result which is written again is recognised.
 """
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,28 +66,50 @@ def selection_documents(
     }
     if origin.events:
         used["events"] = list(origin.events)
-    run = _Run(raw_start, {**analysis, **used}, _summary(selection), _readings(origin))
-    yield run.start
-    yield from run.stream("models", _model_rows(selection))
-    yield from run.stream("parameters", _parameter_rows(best, selection.data.units))
-    yield from run.points("primary", _curves(selection))
-    yield run.stop()
+    tables = {"models": _model_rows(selection), "parameters": _parameter_rows(best, selection.data.units)}
+    draws = {**best.draws, **best.derived}
+    yield from result_documents(
+        raw_start,
+        {**analysis, **used},
+        _summary(selection),
+        tables,
+        _curves(selection),
+        origin,
+        [draws[name].ravel() for name in best.parameters],
+    )
 
 
 def result_documents(
     raw_start: Mapping[str, Any],
     analysis: Mapping[str, Any],
     result: Mapping[str, Any],
-    streams: Mapping[str, Iterable[Mapping[str, Any]]],
-    points: Mapping[str, Array],
+    tables: Mapping[str, Iterable[Mapping[str, Any]]],
+    curves: Mapping[str, tuple[Array, str]],
     origin: Origin,
+    draws: Sequence[Array] = (),
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Documents of a run that holds an answer of any kind: what sums it up, rows by stream, points of ``primary``."""
-    run = _Run(raw_start, analysis, result, _readings(origin))
+    """Documents of a run that holds an answer of any kind.
+
+    Parameters
+    ----------
+    raw_start, analysis : mapping
+        Those of `selection_documents`.
+    result : mapping
+        What people search for.
+    tables : mapping of str to iterable of mapping
+        Rows by the table's name; a table without rows is left out.
+    curves : mapping of str to tuple
+        Values at the points, and their unit, by name.
+    origin : Origin
+    draws : sequence of (n_draws,) float64
+        Of the posterior, one for each row of the table of parameters.
+    """
+    rows = {**tables, "curves": [{"curve": name, "unit": unit} for name, (_, unit) in curves.items()]}
+    filled = {name: columns for name, each in rows.items() if (columns := _columns(each))}
+    run = _Run(raw_start, analysis, result, tables=filled, **_metadata(origin))
+    arrays = {"curves": np.stack([values for values, _ in curves.values()])}
     yield run.start
-    for name, rows in streams.items():
-        yield from run.stream(name, rows)
-    yield from run.points("primary", points)
+    yield from run.event({**arrays, "draws": np.stack(draws)} if draws else arrays)
     yield run.stop()
 
 
@@ -117,7 +141,7 @@ class _Run:
         raw_start: Mapping[str, Any],
         analysis: Mapping[str, Any],
         result: Mapping[str, Any],
-        readings: Sequence[Mapping[str, Any]] = (),
+        **more: Any,
     ) -> None:
         from event_model import compose_run
 
@@ -130,7 +154,7 @@ class _Run:
             "tiled_specs": [SPEC],
             "analysis": {**package, **analysis},
             "result": result,
-            **({"metadata": list(readings)} if readings else {}),
+            **more,
         }
         uid = None
         if "uid" in raw_start and "digest" in analysis:
@@ -138,47 +162,34 @@ class _Run:
         self._bundle = compose_run(uid=uid, metadata=metadata)
         self.start: tuple[str, Any] = ("start", self._bundle.start_doc)
 
-    def stream(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
-        """Descriptor and events of a stream; nothing for no rows."""
-        rows = list(rows)
-        if not rows:
-            return
-        now = time.time()
-        bundle = self._bundle.compose_descriptor(name=name, data_keys={k: _data_key(v) for k, v in rows[0].items()})
+    def event(self, arrays: Mapping[str, Array]) -> Iterator[tuple[str, Any]]:
+        """Descriptor and only event of stream ``primary``."""
+        keys = {
+            name: {"source": "bluesky_bayes", "dtype": "array", "shape": list(array.shape), "dtype_numpy": "<f8"}
+            for name, array in arrays.items()
+        }
+        bundle = self._bundle.compose_descriptor(name="primary", data_keys=keys)
         yield "descriptor", bundle.descriptor_doc
-        for row in rows:
-            data = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in row.items()}
-            yield "event", bundle.compose_event(data=data, timestamps=dict.fromkeys(data, now))
-
-    def points(self, name: str, columns: Mapping[str, Array]) -> Iterator[tuple[str, Any]]:
-        """Descriptor and one page of a stream with an event a point: of arrays Tiled asks several requests each."""
-        n, now = len(next(iter(columns.values()))), time.time()
-        bundle = self._bundle.compose_descriptor(name=name, data_keys={key: _data_key(0.0) for key in columns})
-        yield "descriptor", bundle.descriptor_doc
-        page = bundle.compose_event_page(
-            data={key: values.tolist() for key, values in columns.items()},
-            timestamps=dict.fromkeys(columns, [now] * n),
-            seq_num=list(range(1, n + 1)),
-            time=[now] * n,
-        )
-        yield "event_page", page
+        data = {name: array.tolist() for name, array in arrays.items()}
+        yield "event", bundle.compose_event(data=data, timestamps=dict.fromkeys(data, time.time()))
 
     def stop(self, exit_status: Literal["success", "fail"] = "success", reason: str = "") -> tuple[str, Any]:
         return "stop", self._bundle.compose_stop(exit_status=exit_status, reason=reason)
 
 
-def _readings(origin: Origin) -> list[dict[str, Any]]:
+def _metadata(origin: Origin) -> dict[str, Any]:
     """What was known of the run, as rows: its names may hold dots, which no key may."""
-    return [{"name": name, "value": value, "unit": unit} for name, (value, unit) in origin.metadata.items()]
+    rows = [{"name": name, "value": value, "unit": unit} for name, (value, unit) in origin.metadata.items()]
+    return {"metadata": rows} if rows else {}
 
 
-def _data_key(value: Any) -> dict[str, Any]:
-    key = {"source": "bluesky_bayes"}
-    if isinstance(value, np.ndarray):
-        return {**key, "dtype": "array", "shape": list(value.shape), "dtype_numpy": value.dtype.str}
-    if isinstance(value, str):
-        return {**key, "dtype": "string", "shape": []}
-    return {**key, "dtype": "number", "shape": [], "dtype_numpy": "<f8"}
+def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Columns by name. JSON has neither infinity nor NaN: the largest number and null stand for them."""
+    columns: dict[str, list[Any]] = {}
+    for row in rows:
+        for name, value in row.items():
+            columns.setdefault(name, []).append(_finite(value) if isinstance(value, float) else value)
+    return columns
 
 
 def _summary(selection: Selection) -> dict[str, Any]:
@@ -203,8 +214,8 @@ def _summary(selection: Selection) -> dict[str, Any]:
     }
 
 
-def _finite(value: float) -> float:
-    return float(np.clip(value, -LARGEST, LARGEST))
+def _finite(value: float) -> float | None:
+    return None if math.isnan(value) else float(np.clip(value, -LARGEST, LARGEST))
 
 
 def _model_rows(selection: Selection) -> Iterator[dict[str, Any]]:
@@ -221,19 +232,19 @@ def _model_rows(selection: Selection) -> Iterator[dict[str, Any]]:
 
 
 def _parameter_rows(best: Posterior, units: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    draws = {**best.draws, **best.derived}
     for name, summary in best.parameters.items():
         numbers = {key: float(value) for key, value in summary._asdict().items()}
-        yield {"parameter": name, "unit": best.unit(name, units), **numbers, "draws": draws[name].ravel()}
+        yield {"parameter": name, "unit": best.unit(name, units), **numbers}
 
 
-def _curves(selection: Selection) -> dict[str, Array]:
+def _curves(selection: Selection) -> dict[str, tuple[Array, str]]:
     data, fit = selection.data, selection.best.fit
+    x, y = data.units.get("x", ""), data.units.get("y", "")
     return {
-        "x": data.x,
-        "y": data.y,
-        "fit_mean": fit.mean,
-        "fit_low": fit.low,
-        "fit_high": fit.high,
-        "residual": fit.residual,
+        "x": (data.x, x),
+        "y": (data.y, y),
+        "fit_mean": (fit.mean, y),
+        "fit_low": (fit.low, y),
+        "fit_high": (fit.high, y),
+        "residual": (fit.residual, ""),
     }

@@ -231,17 +231,4 @@ def read_answer(processed: Any, uid: str, digest: str = "") -> Answer | None:
     if digest:
         found = Container.search(found, Eq("start.analysis.digest", digest))
     runs = found.sort(("start.time", -1)).values().head(1)
-    return answer_of(runs[0]) if runs else None
-
-
-def answer_of(run: Any) -> Answer:
-    """Answer that a run in a Tiled container holds."""
-    streams = [_rows(run, name) for name in ("models", "parameters")]
-    return Answer.published(run.metadata["start"], *streams)
-
-
-def _rows(run: Any, stream: str) -> list[dict[str, Any]]:
-    if stream not in run:
-        return []
-    table: list[dict[str, Any]] = run[stream].base["internal"].read().to_dict("records")
-    return table
+    return Answer.published(runs[0].metadata["start"]) if runs else None

@@ -160,10 +160,11 @@ def _container(uri: str) -> Any:
     """Client of a container, by its short address or by that of the programming interface."""
     from tiled.client import from_uri
 
+    # With data sources, or TiledWriter asks for them before each result.
     if "/api/v1/" in uri:
-        return from_uri(uri)
+        return from_uri(uri, include_data_sources=True)
     parts = urlsplit(uri)
-    node = from_uri(f"{parts.scheme}://{parts.netloc}")
+    node = from_uri(f"{parts.scheme}://{parts.netloc}", include_data_sources=True)
     for key in parts.path.strip("/").split("/"):
         if key not in node:
             raise RefusedError(f"there is no container {key!r}, or this key may not see it; make it first")
@@ -174,18 +175,29 @@ def _container(uri: str) -> Any:
 def _into_tiled(container: Any, tiled_writer: Any, lines: Lines) -> None:
     """Write a run that is not there yet; one that was left half-written is deleted first."""
     try:
-        if lines.uid in container:
-            if "stop" in container[lines.uid].metadata:
+        if (found := _run_in_tiled(container, lines.uid)) is not None:
+            if "stop" in found.metadata:
                 logger.info("result %s is there already", lines.uid)
                 return
             logger.warning("result %s was left half-written: it is deleted and written anew", lines.uid)
             container.delete_contents(lines.uid, recursive=True, external_only=False)
         # By default short arrays are stored in a table, from where they may come back as text.
-        _send(tiled_writer(container, max_array_size=0), lines)
+        # These documents are of the newest schema: no time is spent on making them so.
+        _send(tiled_writer(container, normalizer=None, max_array_size=0), lines)
     except Exception as error:
         if refusal := _refusal(error):
             raise RefusedError(refusal) from error
         raise
+
+
+def _run_in_tiled(container: Any, uid: str) -> Any:
+    """Client of a run, None where it is not there; a catalogue of runs would ask again by a part of the uid."""
+    from tiled.client.container import Container
+
+    try:
+        return Container.__getitem__(container, uid)
+    except KeyError:
+        return None
 
 
 def _into_broker(broker: Any, lines: Lines) -> None:

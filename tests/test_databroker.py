@@ -39,19 +39,23 @@ def test_a_kept_run_is_analysed_and_its_answer_kept_once(results: Any) -> None:
             result_uid = bayes.published(uid, SECONDS)
     (found,) = results.v1(original_run_uid=uid)
     assert found.start["uid"] == result_uid and found.start["result"]["best_model"] == "1 peak"
-    assert found.table("models")["model"].tolist() == ["no peak", "1 peak", "2 peaks"]
-    assert found.table("primary")["x"].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    tables = found.start["tables"]
+    assert tables["models"]["model"] == ["no peak", "1 peak", "2 peaks"]
+    at = tables["curves"]["curve"].index("x")
+    assert list(found.table("primary")["curves"][1][at]) == [0.0, 0.25, 0.5, 0.75, 1.0]
     run = results.v2[result_uid]
     assert run.metadata["start"]["sample"] == "MnF2" and run.metadata["stop"]["exit_status"] == "success"
-    assert run["models"].read()["model"].values.tolist() == ["no peak", "1 peak", "2 peaks"]
-    assert run["primary"].read()["x"].values.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert run.metadata["start"]["tables"] == tables
+    primary = run["primary"].read()
+    assert primary["curves"].values[0, at].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert primary["draws"].shape == (1, len(tables["parameters"]["parameter"]), 100)
 
 
 def test_an_answer_whose_insertion_was_broken_off_is_not_doubled_and_named(
     results: Any, make_selection: Callable[..., Any]
 ) -> None:
     documents = list(selection_documents(make_selection(), {"uid": "broken off"}, {"digest": "d" * 64}))
-    for name, doc in documents[:-3]:
+    for name, doc in documents[:-2]:
         results.v1.insert(name, doc)
     with pytest.raises(RefusedError, match=r"without its end.* delete that run in its database"):
         writer(results)(Lines.of(documents))

@@ -122,7 +122,8 @@ def test_a_result_that_was_left_half_written_is_written_anew(
         write(lines)
         run = tiled_client["processed"][lines.uid]
         assert run.metadata["stop"]["exit_status"] == "success"
-        assert run["models"].read()["model"].values.tolist() == ["no peak", "1 peak", "2 peaks"]
+        assert run.metadata["start"]["tables"]["models"]["model"] == ["no peak", "1 peak", "2 peaks"]
+        assert run["primary"].read()["curves"].shape == (1, 6, make_selection().data.n)
 
 
 def test_a_server_that_refuses_is_asked_once_for_each_result_and_the_result_is_kept(

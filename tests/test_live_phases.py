@@ -19,6 +19,7 @@ from event_model import DocumentNames, compose_run, schema_validators
 from ophyd import Kind
 from ophyd.sim import SynSignal
 
+from bluesky_bayes.answers import Answer
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.decisions import decide
 from bluesky_bayes.phases import Library, Pattern, PhaseAnalysis, PhaseSelection, follow
@@ -200,7 +201,9 @@ def test_a_result_is_a_run_with_a_row_for_each_phase_and_its_curves(patterns: li
     for name, document in documents:
         schema_validators[DocumentNames[name]].validate(document)
         json.dumps(document)
-    rows = {row["name"]: row for row in fakes.rows(documents, "phases")}
+    tables = documents[0][1]["tables"]
+    columns = tables["phases"]
+    rows = {row[0]: dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)}
     for phase in answer.phases:
         row = rows[phase.structure.name]
         assert (row["formula"], row["decided"], row["probability"]) == (
@@ -209,12 +212,16 @@ def test_a_result_is_a_run_with_a_row_for_each_phase_and_its_curves(patterns: li
             phase.probability,
         )
         assert row["weight_low"] <= row["weight"] <= row["weight_high"]
-        assert json.loads(row["group"]) == list(phase.members)
-    measured = fakes.rows(documents, "primary")
-    points = {key: np.array([row[key] for row in measured]) for key in measured[0]}
-    whole = np.sum([row["curve"] for row in fakes.rows(documents, "curves")], axis=0) + points["background"]
-    assert whole == pytest.approx(points["fit"])
-    assert points["counts"] - whole == pytest.approx(points["residual"])
+        assert row["group"] == list(phase.members)
+        assert row["cell"] == list(phase.cell)
+    (event,) = fakes.rows(documents, "primary")
+    curves = {name: np.array(curve) for name, curve in zip(tables["curves"]["curve"], event["curves"], strict=True)}
+    whole = np.sum([curves[f"fit.{name}"] for name in rows], axis=0) + curves["background"]
+    assert whole == pytest.approx(curves["fit"])
+    assert curves["counts"] - whole == pytest.approx(curves["residual"])
+    found = Answer.published(documents[0][1])
+    assert (found.model, found.probability, found.verdict) == (answer.model, answer.sets[0][1], answer.verdict)
+    assert (found.decisive, found.trustworthy) == (answer.decisive(), answer.trustworthy)
 
 
 class _Powder:

@@ -1,5 +1,6 @@
 """Answers become runs that catalogues can search and read back."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.answers import Lines
 from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.publish import Parcel, Publisher
+from bluesky_bayes.callbacks.targets import writer
 from bluesky_bayes.documents import failure_documents, selection_documents
 from bluesky_bayes.families import peaks
 
@@ -62,18 +64,49 @@ def test_the_start_document_says_what_was_found_and_whose_run_it_was(make_select
     assert start["result"]["in_question"] == list(selection.in_question)
 
 
-def test_models_parameters_and_points_are_streams(make_selection: MakeSelection) -> None:
+def arrays(documents: Documents) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Curves and draws by name."""
+    tables = documents[0][1]["tables"]
+    (event,) = fakes.rows(documents, "primary")
+    curves = dict(zip(tables["curves"]["curve"], event["curves"], strict=True))
+    names = tables.get("parameters", {}).get("parameter", [])
+    return curves, dict(zip(names, event.get("draws", []), strict=True))
+
+
+def test_models_and_parameters_are_tables_and_curves_and_draws_have_a_row_for_each_name(
+    make_selection: MakeSelection,
+) -> None:
     selection = make_selection()
     documents = published(selection)
-    assert [row["model"] for row in fakes.rows(documents, "models")] == list(selection.names)
-    assert [row["log_evidence"] for row in fakes.rows(documents, "models")] == selection.log_evidence.tolist()
-    parameters = {row["parameter"]: row for row in fakes.rows(documents, "parameters")}
-    assert parameters["peak1.center"]["unit"] == "mm"
-    assert parameters["peak1.center"]["mean"] == selection.best.parameters["peak1.center"].mean
-    assert parameters["peak1.center"]["draws"] == selection.best.draws["peak1.center"].ravel().tolist()
-    assert parameters["peak1.area"]["draws"] == selection.best.derived["peak1.area"].ravel().tolist()
-    assert set(documents[0][1]["result"]["parameters"]) < set(parameters)
-    assert [row["fit_mean"] for row in fakes.rows(documents, "primary")] == selection.best.fit.mean.tolist()
+    tables = documents[0][1]["tables"]
+    assert tables["models"]["model"] == list(selection.names)
+    assert tables["models"]["log_evidence"] == selection.log_evidence.tolist()
+    at = tables["parameters"]["parameter"].index("peak1.center")
+    assert tables["parameters"]["unit"][at] == "mm"
+    assert tables["parameters"]["mean"][at] == selection.best.parameters["peak1.center"].mean
+    assert set(documents[0][1]["result"]["parameters"]) < set(tables["parameters"]["parameter"])
+    curves, draws = arrays(documents)
+    assert draws["peak1.center"] == selection.best.draws["peak1.center"].ravel().tolist()
+    assert draws["peak1.area"] == selection.best.derived["peak1.area"].ravel().tolist()
+    assert curves["x"] == selection.data.x.tolist()
+    assert curves["fit_mean"] == selection.best.fit.mean.tolist()
+    assert dict(zip(curves, tables["curves"]["unit"], strict=True)) == {
+        "x": "mm", "y": "V", "fit_mean": "V", "fit_low": "V", "fit_high": "V", "residual": "",
+    }  # fmt: skip
+
+
+def test_a_result_of_many_points_has_as_few_documents_as_any() -> None:
+    x = np.linspace(0.0, 1.0, 20_000)
+    documents = published(fakes.made_up(Dataset(x, np.sin(x))))
+    assert [name for name, _ in documents] == ["start", "descriptor", "event", "stop"]
+    assert arrays(documents)[0]["x"] == x.tolist()
+
+
+def test_a_number_that_json_cannot_hold_is_the_largest_or_null(make_selection: MakeSelection) -> None:
+    selection = make_selection(log_evidence=(-np.inf, -10.0, -30.0))
+    _, start = published(selection)[0]
+    assert start["tables"]["models"]["log_evidence"] == [-np.finfo(np.float64).max, -10.0, -30.0]
+    json.dumps(start, allow_nan=False)
 
 
 def test_an_only_candidate_has_a_finite_bayes_factor(make_selection: MakeSelection) -> None:
@@ -91,8 +124,10 @@ def test_a_model_without_parameters_has_no_rows_for_them() -> None:
     data = Dataset(np.arange(5.0), np.array([0.0, 0.1, 0.0, 0.0, 0.1]))
     documents = published(fakes.made_up(data, bare))
     assert documents[0][1]["result"]["best_model"] == "no peak"
-    assert not fakes.rows(documents, "parameters")
-    assert [row["x"] for row in fakes.rows(documents, "primary")] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert "parameters" not in documents[0][1]["tables"]
+    curves, draws = arrays(documents)
+    assert curves["x"] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert not draws
 
 
 def test_a_failure_is_a_run_that_says_why() -> None:
@@ -283,26 +318,47 @@ def test_answers_are_found_by_key_and_by_spec(answered: tuple[Any, str, str]) ->
 @pytest.mark.tiled
 def test_points_and_draws_come_back_as_numbers(answered: tuple[Any, str, str]) -> None:
     processed, _, result_uid = answered
-    primary = processed[result_uid]["primary"].read()
-    for name in ("x", "y", "fit_mean", "fit_low", "fit_high", "residual"):
-        assert primary[name].dtype == np.float64
-        assert primary[name].shape == (5,)
-    assert primary["x"].values.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
-    parameters = processed[result_uid]["parameters"].read()
-    assert parameters["draws"].dtype == np.float64
-    assert parameters["draws"].shape == (parameters["parameter"].size, 100)
+    result = processed[result_uid]
+    primary, tables = result["primary"].read(), result.start["tables"]
+    names = ["x", "y", "fit_mean", "fit_low", "fit_high", "residual"]
+    assert tables["curves"]["curve"] == names
+    (curves,) = result["primary"]["curves"].read()
+    for values in (curves, primary["curves"].values[0]):
+        assert values.dtype == np.float64
+        assert values.shape == (len(names), 5)
+        assert values[0].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert primary["draws"].dtype == np.float64
+    assert primary["draws"].shape == (1, len(tables["parameters"]["parameter"]), 100)
+
+
+@pytest.mark.tiled
+def test_a_result_of_many_points_takes_as_few_requests_of_a_server_as_one_of_few(tiled_client: Any) -> None:
+    write, requests = writer(tiled_client["processed"]), list[str]()
+    heard = tiled_client.context.http_client.event_hooks["request"]
+    counts = []
+    for n in (5, 20_000):
+        lines = Lines.of(selection_documents(fakes.made_up(Dataset(np.arange(float(n)), np.zeros(n))), {}, {}))
+        heard.append(lambda request: requests.append(f"{request.method} {request.url.path}"))
+        try:
+            write(lines)
+        finally:
+            heard.pop()
+        (curves,) = tiled_client["processed"][lines.uid]["primary"]["curves"].read()
+        assert curves[0].tolist() == list(range(n))
+        counts.append(len(requests))
+        requests.clear()
+    assert counts == [16, 16]
 
 
 @pytest.mark.tiled
 def test_tables_come_back_with_their_types(answered: tuple[Any, str, str]) -> None:
     processed, _, result_uid = answered
-    models = processed[result_uid]["models"].read()
-    assert models["model"].values.tolist() == ["no peak", "1 peak", "2 peaks"]
-    assert models["log_evidence"].values.tolist() == [-30.0, -10.0, -32.0]
-    assert models["log_evidence"].dtype == np.float64
-    parameters = processed[result_uid]["parameters"].read()
-    assert "peak1.center" in parameters["parameter"].values.tolist()
-    assert parameters["mean"].dtype == np.float64
+    tables = processed[result_uid].start["tables"]
+    assert tables["models"]["model"] == ["no peak", "1 peak", "2 peaks"]
+    assert tables["models"]["log_evidence"] == [-30.0, -10.0, -32.0]
+    assert all(isinstance(value, float) for value in tables["models"]["log_evidence"])
+    assert "peak1.center" in tables["parameters"]["parameter"]
+    assert all(isinstance(value, float) for value in tables["parameters"]["mean"])
 
 
 @pytest.mark.tiled
@@ -312,6 +368,7 @@ def test_an_answer_is_replayed_as_documents_and_not_analysed(
     processed, uid, result_uid = answered
     documents = list(processed[result_uid].documents())
     assert documents[0][1]["original_run_uid"] == uid
+    assert arrays(documents)[0]["x"] == [0.0, 0.25, 0.5, 0.75, 1.0]
     with BayesCallback(fakes.Quick()) as bayes:
         for name, doc in documents:
             bayes(name, doc)

@@ -97,7 +97,7 @@ def test_who_may_see_a_run_and_nobody_else_may_see_its_answer(server: Server, ke
             (result,) = results_of(daq, uid)
             assert list(result.access_tags) == tags
             assert result.start.get("data_session") == session
-            assert result["primary"].read()["x"].shape == (5,)
+            assert result["primary"]["curves"].shape == (1, 6, 5)
             assert len(results_of(bob, uid)) == (tags == ["team-a"])
             assert not results_of(carol, uid)
 
@@ -175,8 +175,12 @@ def test_a_server_that_is_killed_in_the_middle_of_a_write_has_each_answer_once_a
         for uid in uids:
             (result,) = results_of(from_context(context), uid)
             assert result.metadata["stop"]["exit_status"] == "success"
-            assert result["models"].read()["model"].values.tolist() == ["no peak", "1 peak", "2 peaks"]
-            assert np.isfinite(result["primary"].read()["y"].values).all()
+            tables = result.metadata["start"]["tables"]
+            assert tables["models"]["model"] == ["no peak", "1 peak", "2 peaks"]
+            primary = result["primary"].read()
+            assert primary["curves"].shape[:2] == (1, len(tables["curves"]["curve"]))
+            assert np.isfinite(primary["curves"].values).all()
+            assert np.isfinite(primary["draws"].values).all()
 
 
 def test_a_server_that_is_gone_for_good_costs_no_answer_and_another_gets_it(

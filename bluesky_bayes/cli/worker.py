@@ -129,8 +129,9 @@ def watch(
     with plain_errors():
         from rich.console import Console
 
+        from bluesky_bayes.answers import Answer
         from bluesky_bayes.displays import AnswerTable
-        from bluesky_bayes.remote import SLACK, answer_of, runs_since
+        from bluesky_bayes.remote import SLACK, runs_since
         from bluesky_bayes.servers import connected, container
 
         console, since, shown = Console(), time.time() - 3600.0 * hours, set[str]()
@@ -145,7 +146,7 @@ def watch(
                     since = max(since, start["time"] - SLACK)
                     if start["uid"] not in shown and run.metadata.get("stop") and "result" in start:
                         shown.add(start["uid"])
-                        table.show(answer_of(run))
+                        table.show(Answer.published(start))
                 return f"{len(shown)} answers"
 
             _until_ended(console, look)

@@ -1,12 +1,11 @@
 """The answer to a phase search as a Bluesky run of its own.
 
-Stream ``phases`` has an event for each phase, ``unexplained`` one for each line of no candidate, ``curves`` one for
-each phase with what it adds to the fit, ``primary`` a single event with the pattern, the fit and the background.
+Its tables are ``phases``, ``unexplained`` with a row for each line of no candidate, and ``curves``: the pattern, the
+fit, and as ``fit.`` with the phase's name what each phase adds to it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,30 +27,17 @@ def phase_documents(
     if origin.events:
         used["events"] = list(origin.events)
     fit = selection.fit
-    points = {
-        "two_theta": even.x,
-        "counts": even.y,
-        "sigma": np.sqrt(even.noise),
-        "fit": fit,
-        "background": selection.background,
-        "residual": even.y - fit,
+    curves = {
+        "two_theta": (even.x, "deg"),
+        "counts": (even.y, ""),
+        "sigma": (np.sqrt(even.noise), ""),
+        "fit": (fit, ""),
+        "background": (selection.background, ""),
+        "residual": (even.y - fit, ""),
+        **{f"fit.{name}": (curve, "") for name, curve in selection.curves.items()},
     }
-    streams = {
-        "phases": list(_phases(selection)),
-        "unexplained": [
-            {
-                "two_theta": line.two_theta,
-                "spacing": line.spacing,
-                "width": line.width,
-                "share": line.share,
-                "log_bayes_factor": float(np.nan_to_num(line.log_bayes_factor)),
-                "kind": "halo" if line.halo else "line",
-            }
-            for line in selection.unexplained
-        ],
-        "curves": [{"name": name, "curve": np.asarray(curve)} for name, curve in selection.curves.items()],
-    }
-    yield from result_documents(raw_start, {**analysis, **used}, _summary(selection), streams, points, origin)
+    tables = {"phases": _phases(selection), "unexplained": _unexplained(selection)}
+    yield from result_documents(raw_start, {**analysis, **used}, _summary(selection), tables, curves, origin)
 
 
 def _summary(selection: PhaseSelection) -> dict[str, Any]:
@@ -75,7 +61,7 @@ def _phases(selection: PhaseSelection) -> Iterator[dict[str, Any]]:
         yield {
             "name": phase.structure.name,
             "formula": phase.structure.formula,
-            "group": json.dumps(phase.members),
+            "group": list(phase.members),
             "probability": phase.probability,
             "decided": phase.status,
             "weight": weight,
@@ -84,5 +70,17 @@ def _phases(selection: PhaseSelection) -> Iterator[dict[str, Any]]:
             "share": phase.share,
             "strain": phase.strain,
             "width": phase.width,
-            "cell": np.asarray(phase.cell),
+            "cell": np.asarray(phase.cell).tolist(),
+        }
+
+
+def _unexplained(selection: PhaseSelection) -> Iterator[dict[str, Any]]:
+    for line in selection.unexplained:
+        yield {
+            "two_theta": line.two_theta,
+            "spacing": line.spacing,
+            "width": line.width,
+            "share": line.share,
+            "log_bayes_factor": line.log_bayes_factor,
+            "kind": "halo" if line.halo else "line",
         }
