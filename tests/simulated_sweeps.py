@@ -36,11 +36,10 @@ EVERY: dict[tuple[Kind, Any], tuple[str, ...]] = {
     (two_peaks, Poisson()): (PRIOR, FITTED, PARTICLES),
     (two_peaks, StudentT(3.0)): (PRIOR, FITTED, PARTICLES),
     (two_peaks, StudentT()): (FITTED, PARTICLES),
-    (one_peak, Gaussian(3.0)): (PRIOR, PARTICLES),
+    (one_peak, Gaussian(3.0)): (PRIOR,),
     (decays, Gaussian()): (FITTED, FOUND),
-    (peaks_together, (Gaussian(3.0), Gaussian(2.0))): (PRIOR,),
-    (peaks_together, (Poisson(), StudentT())): (FITTED, PARTICLES),
-    (decays_together, (Gaussian(0.3), Gaussian())): (FITTED,),
+    (peaks_together, (Poisson(), StudentT())): (FITTED,),
+    (decays_together, (Gaussian(0.3), Gaussian())): (PARTICLES,),
 }
 """Of unknown size, a ladder begins at a mixture always."""
 NOISES: dict[str, dict[tuple[Kind, Any], tuple[str, ...]]] = {
@@ -51,7 +50,6 @@ NOISES: dict[str, dict[tuple[Kind, Any], tuple[str, ...]]] = {
         (two_peaks, StudentT(3.0)): (PRIOR,),
         (two_peaks, StudentT()): (PARTICLES,),
         (one_peak, Gaussian(3.0)): (FOUND,),
-        (decays, Gaussian()): (FITTED,),
         (peaks_together, (Poisson(), StudentT())): (FITTED,),
     },
 }
