@@ -20,11 +20,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from kinds import RATE, Kind, decaying, decays, decays_together, one_peak, peaks_together
 from machine import describe
-from problems import nagata_2012, nagata_candidates
+from problems import decay, nagata_2012, nagata_candidates
 
-from bluesky_bayes import Gaussian, select
-from bluesky_bayes.devices import CUDA, PROCESSOR, Device, device, find_gpus, smoke_test, toolkit, why_no_gpu
+from bluesky_bayes import Candidates, Dataset, Gaussian, Poisson, StudentT, select
+from bluesky_bayes.candidates import family
+from bluesky_bayes.cooling import cooled
+from bluesky_bayes.devices import CUDA, NEAR, PROCESSOR, Device, device, find_gpus, smoke_test, toolkit, why_no_gpu
 from bluesky_bayes.exchange import Exchange
 from bluesky_bayes.kernels.launch import Card
 from bluesky_bayes.kernels.task import aligned
@@ -36,6 +39,13 @@ from bluesky_bayes.tasks import blocks_of, groups_of, make_task
 NOISE, LEVELS, SWEEPS, SEEDS = Gaussian(0.1), 8, 50, 20
 SANITIZED = "from bluesky_bayes.devices import smoke_test; from bluesky_bayes.kernels.launch import Card; "
 SANITIZED += "print(smoke_test(Card()) or 'equal')"
+KINDS: tuple[tuple[Kind, Any], ...] = (
+    (one_peak, Gaussian(3.0)),
+    (decays, Gaussian()),
+    (peaks_together, (Poisson(), StudentT())),
+    (decays_together, (Gaussian(0.3), Gaussian(0.3))),
+)
+"""Kinds of models that have kernels of their own, beside peaks: amplitudes carried along, several data sets."""
 Rows = dict[str, Any]
 
 
@@ -97,8 +107,24 @@ def ceiling() -> float:
     return blocks * threads * n / timed(work)
 
 
-def equality(there: Device) -> Rows:
-    """Evidence of two models and posterior means of the better one over many seeds, held against the processor's.
+def first_steps(there: Device, kind: Kind, noise: Any) -> str:
+    """Whether the first sweeps of a ladder, and particles at two temperatures, are those of the processor."""
+    task, groups = kind(noise)
+    betas, start, key = np.array([0.0, 0.3, 1.0]), first_start(task), chain_key(0, "gpu", 0)
+    steps = np.full((betas.size, int(task.step_group.max()) + 1), 0.3)
+    known = betas, steps, np.tile(0.2 * np.eye(task.free.size), (betas.size, 1, 1))
+    z, found = np.random.default_rng(0).standard_normal((betas.size, len(task.tables))), []
+    for where in (PROCESSOR, there):
+        way = Way(where.kernels(True), task, start, *known, groups)
+        swept = Exchange().step(way, State(z, steps, way.strides, 0), key, 3)[1].samples
+        cloud = cooled(way.kernels, task, start, (3, 2), key, 0, np.random.default_rng(0), groups, known).clouds
+        found.append(np.concatenate([swept.ravel(), cloud.ravel()]))
+    off = float(np.abs(found[0] - found[1]).max())
+    return "equal" if off < NEAR else f"coordinates differ by {off:.2g}"
+
+
+def equality(there: Device, data: Dataset, candidates: Candidates, noise: Gaussian, better: str) -> Rows:
+    """Evidence of models and posterior means of the better one over many seeds, held against the processor's.
 
     Seeds are not shared. Given are the mean of the differences over its standard error, which is a standard normal
     number where nothing but chance tells the two apart, and how far the differences of single seeds scatter over what
@@ -106,12 +132,9 @@ def equality(there: Device) -> Rows:
     """
     evidence, means = [], []
     for seed in range(SEEDS):
-        a, b = (
-            select(nagata_2012(), nagata_candidates(range(2, 4)), NOISE, seed=2 * seed + i, device=d)
-            for i, d in enumerate((PROCESSOR, there))
-        )
+        a, b = (select(data, candidates, noise, seed=2 * seed + i, device=d) for i, d in enumerate((PROCESSOR, there)))
         evidence.append((a.log_evidence - b.log_evidence) / np.hypot(a.log_evidence_error, b.log_evidence_error))
-        found, other = (answer["3 peaks"].parameters for answer in (a, b))
+        found, other = (answer[better].parameters for answer in (a, b))
         means.append([found[name].mean - other[name].mean for name in found])
     spread = np.std(means, axis=0, ddof=1) / np.sqrt(SEEDS)
     off = np.abs(np.mean(means, axis=0) / spread)
@@ -178,7 +201,13 @@ def main() -> None:
         gpu["compute-sanitizer"] = sanitized()
         if gpu["first sweeps"] == "equal":
             there = device(f"{CUDA}:0")
-            gpu |= equality(there) | measured(there, options.sets, options.most)
+            for kind, noise in KINDS:
+                gpu[f"first steps, {kind.__name__.replace('_', ' ')}"] = first_steps(there, kind, noise)
+            gpu |= equality(there, nagata_2012(), nagata_candidates(range(2, 4)), NOISE, "3 peaks")
+            carried = family(decay, [1, 2], priors={"rate": RATE})
+            for name, value in equality(there, decaying(61, 0), carried, Gaussian(0.3), "2 decays").items():
+                gpu[f"amplitudes carried along: {name}"] = value
+            gpu |= measured(there, options.sets, options.most)
             gpu["exponentials a second, alone"] = top = ceiling()
             # Two of three parameters of a peak are its shape's: an exponential a point each.
             gpu["fraction of the ceiling"] = round(gpu["moves a second"] * 301 * 2 / 3 / top, 4)

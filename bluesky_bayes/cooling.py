@@ -19,7 +19,7 @@ from bluesky_bayes.evidence import log_mean_exp, softmax
 from bluesky_bayes.kernels.launch import CardKernels
 from bluesky_bayes.kernels.task import Score, Scratch, State, Task, new_score, new_scratch, new_state
 from bluesky_bayes.reference import Start
-from bluesky_bayes.tasks import Group, in_order
+from bluesky_bayes.tasks import Group, order_of
 
 Spread: TypeAlias = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 Rows: TypeAlias = npt.NDArray[np.int64]
@@ -35,7 +35,6 @@ hundred moves; few particles are not divided."""
 SHARE = 0.5
 SWEEPS = 16
 WARM = 0.25
-TINY = 1e-14
 
 
 class Cooling(NamedTuple):
@@ -193,6 +192,7 @@ class _Way(NamedTuple):
         """Temperature by temperature, the particles in pieces."""
         (n_ancestors, n_sweeps), (betas, steps, strides) = self.size, self.known
         task, start, key, rooms, free = self.task, self.start, self.key, self.rooms, self.task.free
+        order = order_of(self.groups)
         n_pieces = PIECES if n_ancestors > FEW_ANCESTORS else 1
         n, edges = n_ancestors * n_sweeps, [n_ancestors * piece // n_pieces for piece in range(n_pieces + 1)]
         found, chosen, level = [self.first], list[Rows](), 0
@@ -217,9 +217,8 @@ class _Way(NamedTuple):
             )  # fmt: skip
             level += 1
             if free.size:
-                before = in_order(before, self.groups)
-                if self.share:
-                    strides[level] = _stride(before[parents][:, free])
+                before = before.copy()
+                kernels.find_stride(before, parents, free, order, self.share, strides, level)
             after = np.empty_like(before), np.empty(n), np.empty(n)
             hits = np.sum(list(spread(partial(move, level, before, parents, after), range(n_pieces))), axis=0)
             found.append(after)
@@ -229,16 +228,18 @@ class _Way(NamedTuple):
 
     def on_card(self, kernels: CardKernels) -> _Cooled | None:
         """All temperatures at once; None where the processor has to do it."""
-        (n_ancestors, n_sweeps), room, strides = self.size, self.rooms.own, self.known[2]
+        (n_ancestors, n_sweeps), room = self.size, self.rooms.own
         found = kernels.cool(
             self.task, self.start.arrays, room.state, room.score, *self.known, self.share, self.sizes, n_sweeps,
             self.number, *self.key, np.zeros(n_ancestors, dtype=np.int64), room.scratch, *self.first[:2],
+            order_of(self.groups),
         )  # fmt: skip
         if found is None:
             return None
         after = zip(found["clouds"], found["energies"], found["misfit"], strict=True)
-        betas, hits = found["betas"], found["hits"][: self.sizes.size]
-        return betas, found["steps"], strides[: betas.size], [self.first, *after], list(found["parents"]), hits
+        hits = found["hits"][: self.sizes.size]
+        way = found["betas"], found["steps"], found["strides"]
+        return *way, [self.first, *after], list(found["parents"]), hits
 
 
 def reweighted(
@@ -270,12 +271,6 @@ def _weighed(kernels: Any, task: Task, start: Start, z: Array, spread: Spread, r
 
     list(spread(weigh, range(PIECES)))
     return energies, misfit
-
-
-def _stride(z: Array) -> Array:
-    """Lower Cholesky factor of the covariance of coordinates (n, n_free)."""
-    covariance = np.atleast_2d(np.cov(z.T)).astype(np.float64)
-    return np.asarray(np.linalg.cholesky(covariance + TINY * np.eye(z.shape[1])), dtype=np.float64)
 
 
 def group_sizes(task: Task) -> Array:

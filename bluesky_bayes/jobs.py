@@ -197,7 +197,8 @@ class Job:
         """Run everything that is compiled for a GPU once: from the prior and from a mixture, by a few particles."""
         rng, n_groups = generator(self.keys[0], 0), 1 + int(self.task.step_group.max())
         z = rng.standard_normal((FEW_DRAWS, len(self.task.tables)))
-        known = np.array([0.0, 1.0]), np.ones((2, n_groups)), np.zeros((2, 0, 0))
+        n_free = self.task.free.size
+        known = np.array([0.0, 1.0]), np.ones((2, n_groups)), np.zeros((2, n_free, n_free))
         for start in (first_start(self.task), fitted_start(z, self.groups, rng)):
             self._cooled(start, (4, 1), LOOKING, known)
             path = Path(self.kernels, self.task, start, *known, self.groups)

@@ -18,7 +18,7 @@ from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import softmax
 from bluesky_bayes.kernels.task import LANES, Reference, Task
 from bluesky_bayes.priors import Z_MAX, at_quantile
-from bluesky_bayes.tasks import Group, in_order, starts
+from bluesky_bayes.tasks import Group, in_order, order_of
 
 PRIOR_WEIGHT = 0.05
 POOLED_WEIGHT = 0.1
@@ -100,17 +100,13 @@ class Start:
         group_of = np.full(d, -1, dtype=np.int64)
         for g, group in enumerate(self.groups):
             group_of[group.columns[:, group.location]] = g
-        rows = [row for group in self.groups for row in group.columns]
         return Reference(
             log_weight=log_weight,
             mean=mean.ravel(),
             shift=shift.ravel(),
             precision=precision.ravel(),
             group_of=group_of,
-            group_start=starts([len(g.columns) for g in self.groups]),
-            location=np.array([j for g in self.groups for j in g.columns[:, g.location]], dtype=np.int64),
-            member_start=starts([len(row) for row in rows]),
-            member=np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64),
+            **order_of(self.groups)._asdict(),
         )
 
 

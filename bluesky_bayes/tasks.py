@@ -14,7 +14,7 @@ import numpy as np
 from bluesky_bayes.components import Component
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.kernels.build import Curve, ShapeSource, curve
-from bluesky_bayes.kernels.task import BINS, GAUSSIAN, POISSON, STUDENT_T, Task, aligned, padded
+from bluesky_bayes.kernels.task import BINS, GAUSSIAN, POISSON, STUDENT_T, Order, Task, aligned, padded
 from bluesky_bayes.model import Model, Term
 from bluesky_bayes.noise import SIGMA, Noise, Poisson, StudentT
 from bluesky_bayes.priors import SCORES, Z_MAX, Prior, quantile_table
@@ -228,6 +228,17 @@ def groups_of(model: Model) -> tuple[Group, ...]:
             location = own[0].index(sorted_by) if sorted_by in own[0] else 0
             groups.append(Group(np.array([[index[p] for p in names] for names in own], dtype=np.int64), location))
     return tuple(groups)
+
+
+def order_of(groups: Sequence[Group]) -> Order:
+    """Groups as the kernels read them."""
+    rows = [row for group in groups for row in group.columns]
+    return Order(
+        group_start=starts([len(group.columns) for group in groups]),
+        location=_ints(j for group in groups for j in group.columns[:, group.location]),
+        member_start=starts([len(row) for row in rows]),
+        member=_ints(j for row in rows for j in row),
+    )
 
 
 def in_order(z: Array, groups: Sequence[Group]) -> Array:

@@ -28,7 +28,7 @@ from collections import namedtuple
 import numpy as np
 import numba
 from numba import cuda
-from bluesky_bayes.kernels.task import Amplitudes
+from bluesky_bayes.kernels.task import Order
 {kinds}
 {device}
 jit = in_order = inner = small = device
@@ -171,9 +171,11 @@ def of_warps(v):
         parts[cuda.threadIdx.x >> 5] = v
     cuda.syncthreads()
     total, top = 0.0, parts[0]
-    for warp in range(cuda.blockDim.x >> 5):
-        total += parts[warp]
-        top = max(top, parts[warp])
+    warp = 0
+    while warp < cuda.blockDim.x >> 5:
+        total += parts[U64(warp)]
+        top = max(top, parts[U64(warp)])
+        warp = anew(warp) + 1
     return total, top
 
 
@@ -198,7 +200,7 @@ def wait_for_all():
 
 @device
 def spare_row(n):
-    return n - teams() + team()
+    return anew(n - teams() + team())
 
 
 @device
@@ -218,7 +220,11 @@ BY_TASK = {
 """Arrays that each data set has for itself; all others are the same for all data sets of a model."""
 DRAWN = ("normals", "log_uniforms")
 KINDS: tuple[Any, ...] = (Task, Reference, State, Score, Scratch)
-PLACES = {"task": ("at",), "reference": ("at",), "state": ("at",), "score": ("at",), "scratch": ("at", "drawn")}
+TUPLES = (*KINDS, Amplitudes)
+PLACES = {
+    "task": ("at",), "reference": ("at",), "state": ("at",), "score": ("at",), "scratch": ("at", "drawn"),
+    "amplitudes": ("at",),
+}  # fmt: skip
 """Where in the arrays of each kind a team's own part is, which the tuples of a kernel hold besides. What is drawn has a
 place of its own, since the teams of a ladder share it."""
 
@@ -259,6 +265,17 @@ def chosen(
         betas[run], steps[run], level, share, group_size, counted[run], energies.shape[1], energies[run], rounds[run],
         keys[run, 0], keys[run, 1], normals[run * blocks], log_uniforms[run * blocks], total[run], parents[run]
     )
+"""
+STRIDED = """
+@kernel
+def strided(
+    betas, level, share, free, order_group_start, order_location, order_member_start, order_member, before, parents,
+    strides
+):
+    run = cuda.blockIdx.x
+    if betas[run, level - 1] < 1.0:
+        order = Order(order_group_start, order_location, order_member_start, order_member)
+        find_stride(before[run], parents[run], free, order, share, strides[run], level)
 """
 PARTICLES = """
 @kernel
@@ -306,7 +323,7 @@ def source(
     if simulated:
         elementary = PLAIN.format(word=word)
     header = HEADER.format(
-        kinds="\n".join(_kind(kind) for kind in KINDS),
+        kinds="\n".join(_kind(kind) for kind in TUPLES),
         device=SIMULATED if simulated else REAL,
         single=single,
         bits=bits,
@@ -357,6 +374,7 @@ def _launches() -> str:
         (
             LADDERS.format(arguments=arguments, **ladder),
             CHOSEN,
+            STRIDED,
             PARTICLES.format(arguments=arguments, **alone),
             WEIGHED.format(arguments=arguments, **alone),
         )
@@ -386,7 +404,7 @@ def _whole(kind: Any, run: str) -> str:
         at = "which"
     elif kind is Scratch:
         n = len(Amplitudes._fields)
-        names, at = [*names[:-n], f"Amplitudes({', '.join(names[-n:])})"], f"room, {run}"
+        names, at = [*names[:-n], f"Amplitudes({', '.join(names[-n:])}, room)"], f"room, {run}"
     return f"{kind.__name__}({', '.join(names)}, {at})"
 
 
@@ -395,36 +413,56 @@ class Traits(NamedTuple):
 
     Attributes
     ----------
-    kind : int
-        Noise of the only block.
-    known : bool
-        Whether its size is given.
+    kind : int or None
+        Noise of all blocks; None where they have not all the same.
+    known : bool or None
+        Whether its size is given; None where it is for some blocks.
     from_prior : bool
         Whether the reference is the prior.
+    carries : bool
+        Whether amplitudes are carried along with their shapes: such models have no jumps.
+    several : bool
+        Whether there is more than one block.
     """
 
-    kind: int
-    known: bool
+    kind: int | None
+    known: bool | None
     from_prior: bool
+    carries: bool = False
+    several: bool = False
 
     @classmethod
     def of(cls, task: Task, reference: Reference) -> Traits:
-        """Of a task of one block without amplitudes that are carried along."""
-        return cls(int(task.noise[0]), bool(task.noise_parameter[0] < 0), not reference.log_weight.size)
+        """Of a task."""
+        kinds, known = set(task.noise.tolist()), set((task.noise_parameter < 0).tolist())
+        return cls(
+            kinds.pop() if len(kinds) == 1 else None,
+            known.pop() if len(known) == 1 else None,
+            not reference.log_weight.size,
+            bool(task.linear.size),
+            task.noise.size > 1,
+        )
 
     def settled(self) -> dict[str, str]:
         """Expressions of `engine` that are known, and their values."""
         settled = {
-            "task.noise.size": "1",
-            "task.noise[block]": str(self.kind),
-            "task.noise_parameter[block] < 0": str(self.known),
-            "task.term_block[term]": "0",
-            "task.block_start[block]": "0",
-            "task.block_start[block + 1]": "task.x.size",
             "reference.log_weight.size == 0": str(self.from_prior),
             "reference.log_weight.size > 0": str(not self.from_prior),
-            "task.linear.size > 0": "False",
+            "task.linear.size > 0": str(self.carries),
         }
+        if self.kind is not None:
+            settled["task.noise[block]"] = str(self.kind)
+        if self.known is not None:
+            settled["task.noise_parameter[block] < 0"] = str(self.known)
+        if not self.several:
+            settled |= {
+                "task.noise.size": "1",
+                "task.term_block[term]": "0",
+                "task.block_start[block]": "0",
+                "task.block_start[block + 1]": "task.x.size",
+            }
+        if self.carries:
+            settled["task.jump_term.size"] = "0"
         if self.from_prior:
             settled["reference.log_weight.size"] = "0"
         return settled
@@ -441,7 +479,11 @@ class _Settled(ast.NodeTransformer):
 
 
 class _Counted(ast.NodeTransformer):
-    """Loops that count and compare: for `range` numba first divides to find how often, and holds what is left."""
+    """Loops that count and compare: for `range` numba first divides to find how often, and holds what is left.
+
+    Where they count by ones, the compiler is kept from knowing it by `anew`: it would go four rounds at once, and hold
+    from the beginning on how many are left over.
+    """
 
     def __init__(self) -> None:
         self.made = 0
@@ -453,12 +495,13 @@ class _Counted(ast.NodeTransformer):
         given = [ast.unparse(argument) for argument in node.iter.args]
         first, end, step = ("0", *given, "1") if len(given) == 1 else (*given, "1")[:3]
         i, last, after = node.target.id, f"end_{self.made}", f"after_{self.made}"
+        more = f"anew({{}}) + {step}" if step == "1" else f"{{}} + {step}"
         if any(isinstance(n, ast.Continue) for n in ast.walk(node)):
             begun = ast.parse(f"{last} = {end}\n{after} = {first}").body
-            node.body[:0] = ast.parse(f"{i} = {after}\n{after} += {step}").body
+            node.body[:0] = ast.parse(f"{i} = {after}\n{after} = {more.format(after)}").body
         else:
             after, begun = i, ast.parse(f"{last} = {end}\n{i} = {first}").body
-            node.body += ast.parse(f"{i} += {step}").body
+            node.body += ast.parse(f"{i} = {more.format(i)}").body
         return [*begun, ast.While(ast.parse(f"{after} < {last}", mode="eval").body, node.body, [])]
 
 

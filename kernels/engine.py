@@ -43,7 +43,7 @@ MOVE, SWAP, RESAMPLE = 0, 1, 2
 BINS, JUMP_EVERY = 24, 4
 ROOT_2PI = 2.5066282746310002
 EDGE, OUTSIDE = 0.01, 10.0
-CARRIES, STRIDE = 2, 2.38
+CARRIES, STRIDE, NARROWEST = 2, 2.38, 1e-14
 
 
 @small
@@ -634,39 +634,57 @@ def log_slope(task, j, z):
     return np.log(max((task.tables[j, i + 1] - task.tables[j, i]) * unit, 1e-300))
 
 
+@inner
+def factorise(matrices, row):
+    """Put a symmetric matrix's lower Cholesky factor in its place."""
+    for j in range(matrices.shape[1]):
+        for k in range(j + 1):
+            for i in range(k):
+                matrices[row, j, k] -= matrices[row, j, i] * matrices[row, k, i]
+            if k < j:
+                matrices[row, j, k] /= matrices[row, k, k]
+        matrices[row, j, j] = np.sqrt(max(matrices[row, j, j], 1e-300))
+
+
+@small
+def amplitude_parts(task, state, term, p):
+    """Scale of a term's amplitude, and of its value what is not carried along."""
+    slot, none = task.slot_start[term], -1 - p
+    carried = task.linear_of[term] >= 0
+    return task.slot_scale[slot], task.slot_offset[slot] if carried else slot_value(task, state, slot, p, none, 0.0)
+
+
 @jit
-def fit_amplitudes(task, state, p, beta, linear, row):
+def fit_amplitudes(task, state, p, beta, amplitudes, row):
     """Normal distribution of the amplitudes of replica `p` given its shapes, at inverse temperature `beta`.
 
-    Row `row` of ``linear.factor`` gets the lower Cholesky factor of its precision, of ``linear.mean`` the mean. The
-    prior takes part as a normal distribution of its mean and variance, which keeps what data leave open within bounds.
+    Row `row` of ``amplitudes.factor`` gets the lower Cholesky factor of its precision, of ``amplitudes.mean`` the mean.
+    The prior takes part as a normal distribution of its mean and variance, which keeps what data leave open within
+    bounds.
     """
     n_curves, n, none = task.curve_start[task.term_block.size], task.linear.size, -1 - p
-    factor, mean, curves = linear.factor, linear.mean, state.curves
+    factor, mean, curves = amplitudes.factor, amplitudes.mean, state.curves
     for j in range(n):
         for k in range(n):
             factor[row, j, k] = 0.0
         factor[row, j, j] = task.linear_precision[j]
         mean[row, j] = task.linear_precision[j] * task.linear_mean[j]
     for term in range(task.term_block.size):
-        block, slot = task.term_block[term], task.slot_start[term]
+        block, j = task.term_block[term], task.linear_of[term]
         a, b = task.block_start[block], task.block_start[block + 1]
         sigma = noise_sigma(task, state, block, p, none, 0.0)
         weight, at = beta / (sigma * sigma), p * n_curves + task.curve_start[term]
-        j, scale = task.linear_of[term], task.slot_scale[slot]
-        fixed = task.slot_offset[slot] if j >= 0 else slot_value(task, state, slot, p, none, 0.0)
         if j >= 0:
-            mean[row, j] += weight * scale * product(task.weight, a, curves, at, task.y, a, b - a)
+            overlap = weight * product(task.weight, a, curves, at, task.y, a, b - a)
+            mean[row, j] += overlap * task.slot_scale[task.slot_start[term]]
         for other in range(term + 1):
-            if task.term_block[other] != block:
-                continue
-            slot = task.slot_start[other]
-            k, other_scale = task.linear_of[other], task.slot_scale[slot]
-            other_fixed = task.slot_offset[slot] if k >= 0 else slot_value(task, state, slot, p, none, 0.0)
-            if j < 0 and k < 0:
+            k = task.linear_of[other]
+            if task.term_block[other] != block or (j < 0 and k < 0):
                 continue
             there = p * n_curves + task.curve_start[other]
             overlap = weight * product(task.weight, a, curves, at, curves, there, b - a)
+            scale, fixed = amplitude_parts(task, state, term, p)
+            other_scale, other_fixed = amplitude_parts(task, state, other, p)
             if j >= 0:
                 mean[row, j] -= overlap * scale * other_fixed
             if k >= 0 and other != term:
@@ -675,24 +693,18 @@ def fit_amplitudes(task, state, p, beta, linear, row):
                 factor[row, j, k] += overlap * scale * other_scale
                 if other != term:
                     factor[row, k, j] += overlap * scale * other_scale
-    for j in range(n):
-        for k in range(j + 1):
-            for i in range(k):
-                factor[row, j, k] -= factor[row, j, i] * factor[row, k, i]
-            if k < j:
-                factor[row, j, k] /= factor[row, k, k]
-        factor[row, j, j] = np.sqrt(max(factor[row, j, j], 1e-300))
+    factorise(factor, row)
     for j in range(n):
         for i in range(j):
             mean[row, j] -= factor[row, j, i] * mean[row, i]
         mean[row, j] /= factor[row, j, j]
-    turn_back(linear, row, mean)
+    turn_back(amplitudes, row, mean)
 
 
 @small
-def turn_back(linear, row, values):
+def turn_back(amplitudes, row, values):
     """Solve for what the transposed factor turns into `values`, in place."""
-    factor, n = linear.factor, linear.mean.shape[1]
+    factor, n = amplitudes.factor, amplitudes.mean.shape[1]
     for i in range(n):
         j = n - 1 - i
         for k in range(j + 1, n):
@@ -728,7 +740,7 @@ def carry(task, reference, state, score, p, beta, strides, level, draw, scratch)
     and width follow the shapes: the step goes along a ridge on which amplitudes and shapes make up for each other. The
     change of width enters Metropolis' rule.
     """
-    linear, trial, n = scratch.linear, spare_row(state.z.shape[0]), task.linear.size
+    amplitudes, trial, n = scratch.linear, spare_row(state.z.shape[0]), task.linear.size
     size, turn = np.exp(float(scratch.log_uniforms[draw])), np.exp(float(scratch.log_uniforms[draw + 1]))
     size = STRIDE / np.sqrt(float(task.free.size)) * (1.0 if size < 0.34 else (0.3 if size < 0.67 else 0.1))
     turn = 0.0 if turn < 0.25 else (0.1 if turn < 0.5 else (0.3 if turn < 0.75 else 1.0))
@@ -746,19 +758,19 @@ def carry(task, reference, state, score, p, beta, strides, level, draw, scratch)
     for j in range(n):
         state.theta[trial, task.linear[j]] = state.theta[p, task.linear[j]]
     rebuild_curves(task, state, trial, scratch)
-    fit_amplitudes(task, state, p, beta, linear, 0)
-    fit_amplitudes(task, state, trial, beta, linear, 1)
+    for row in range(2):
+        fit_amplitudes(task, state, trial if row else p, beta, amplitudes, row)
     at += task.free.size
     for j in range(n):
         old = 0.0
         for k in range(j, n):
-            old += linear.factor[0, k, j] * (state.theta[p, task.linear[k]] - linear.mean[0, k])
+            old += amplitudes.factor[0, k, j] * (state.theta[p, task.linear[k]] - amplitudes.mean[0, k])
         new = np.sqrt(1.0 - turn * turn) * old + turn * float(scratch.normals[at + j])
-        log_ratio += 0.5 * (new * new - old * old) + np.log(linear.factor[0, j, j] / linear.factor[1, j, j])
-        linear.place[1, j] = new
-    turn_back(linear, 1, linear.place)
+        log_ratio += 0.5 * (new * new - old * old) + np.log(amplitudes.factor[0, j, j] / amplitudes.factor[1, j, j])
+        amplitudes.place[1, j] = new
+    turn_back(amplitudes, 1, amplitudes.place)
     for j in range(n):
-        i, value = task.linear[j], linear.mean[1, j] + linear.place[1, j]
+        i, value = task.linear[j], amplitudes.mean[1, j] + amplitudes.place[1, j]
         z, old = coordinate(task, i, value), state.z[p, i]
         if not abs(z) < task.z_max[0] - EDGE:
             return
@@ -787,7 +799,7 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
             g = task.step_group[j]
             s = min(1.0, steps[level, g] * (WIDE if (sweep + j) % WIDE_EVERY == 0 else 1.0))
             z = np.sqrt(1.0 - s * s) * state.z[p, j] + s * scratch.normals[at]
-        elif (sweep + k) % JUMP_EVERY == 0:
+        elif task.jump_term.size > 0 and (sweep + k) % JUMP_EVERY == 0:
             at = draw + n_parameters + 2 * (k // JUMP_EVERY)
             j = task.slot_parameter[task.jump_slot[k]]
             z, ratio = jump(task, state, p, k, at, scratch)
@@ -1051,6 +1063,57 @@ def choose(
         while parent < energies.size - 1 and total[parent] * parents.size < (a + point) * so_far:
             parent += 1
         parents[a] = parent
+
+
+@inner
+def put_in_order(z, order):
+    """Put exchangeable components of coordinates (n, n_parameters) in order."""
+    start, location, member = order.member_start, order.location, order.member
+    for i in range(U64(z.shape[0])):
+        for group in range(order.group_start.size - 1):
+            first, last = order.group_start[group], order.group_start[group + 1] - 1
+            for _ in range(first, last):
+                for c in range(first, last):
+                    if z[i, location[c]] > z[i, location[c + 1]]:
+                        for k in range(start[c + 1] - start[c]):
+                            here, there = member[start[c] + k], member[start[c + 1] + k]
+                            kept = z[i, here]
+                            z[i, here] = z[i, there]
+                            z[i, there] = kept
+
+
+@inner
+def mean_of(z, rows, j):
+    """Mean of coordinate `j` of some rows."""
+    total = 0.0
+    for a in range(U64(rows.size)):
+        total += z[rows[a], j]
+    return total / rows.size
+
+
+@inner
+def covariance_of(z, rows, j, k, mean_j, mean_k):
+    """Covariance of two coordinates of some rows about their means."""
+    total = 0.0
+    for a in range(U64(rows.size)):
+        total += (z[rows[a], j] - mean_j) * (z[rows[a], k] - mean_k)
+    return total / (rows.size - 1)
+
+
+@jit
+def find_stride(z, parents, free, order, share, strides, level):
+    """Put particles in order; of those to be moved find how all shapes step together (with a `share` above 0).
+
+    ``strides[level]`` is the lower Cholesky factor of the covariance of their coordinates `free`.
+    """
+    put_in_order(z, order)
+    if share > 0.0:
+        for j in range(free.size):
+            middle = mean_of(z, parents, free[j])
+            for k in range(j + 1):
+                covariance = covariance_of(z, parents, free[j], free[k], middle, mean_of(z, parents, free[k]))
+                strides[level, j, k] = covariance + (NARROWEST if j == k else 0.0)
+        factorise(strides, level)
 
 
 @jit

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from bluesky_bayes.kernels.build import shape_at
 from bluesky_bayes.kernels.cuda import BLOCK, BY_TASK, DRAWN, MOST_BY_WARP, WARP, Traits, launches
-from bluesky_bayes.kernels.task import Amplitudes, Reference, Score, Scratch, State, Task
+from bluesky_bayes.kernels.task import Amplitudes, Order, Reference, Score, Scratch, State, Task
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,9 @@ class Call(NamedTuple):
     @property
     def layout(self) -> Hashable:
         """What calls must have in common to share a launch."""
-        shared = [a.tobytes() for name, a in _fields(self.task, self.reference) if name not in BY_TASK]
-        shapes = [a.shape for _, a in _fields(self.task, self.reference)]
+        orders = [a for a in self.arguments if isinstance(a, Order)]
+        shared = [a.tobytes() for name, a in _fields(self.task, self.reference, *orders) if name not in BY_TASK]
+        shapes = [a.shape for _, a in _fields(self.task, self.reference, *orders)]
         rest = [a.shape if isinstance(a, np.ndarray) else None for a in self.arguments[4:]]
         numbers = [self.arguments[i] for i in SHARED[self.name]]
         return self.name, self.task.x.dtype.str, tuple(shared), tuple(shapes), tuple(rest), tuple(numbers)
@@ -77,10 +78,6 @@ class Call(NamedTuple):
 
 def why_not(task: Task) -> str:
     """Why a task cannot go to a GPU, in words; empty where it can."""
-    if task.noise.size != 1:
-        return "models of several data sets together run on the processor"
-    if task.linear.size:
-        return "models whose amplitudes are carried along with their shapes run on the processor"
     if not task.tables.size or not task.term_block.size:
         return "models without parameters run on the processor"
     return ""
@@ -189,8 +186,8 @@ def _rooms(call: Call, n: int, shape: Shape) -> Placed:
         ("theta", Room((n, rows, d), real, True)),
         ("curves", Room((n, rows * curves), dtype, False)),
         ("residual", Room((n, rows * points), dtype, False)),
-        ("squares", Room((n, rows, 1), real, True)),
-        ("parts", Room((n, rows, 1), real, True)),
+        ("squares", Room((n, rows, task.noise.size), real, True)),
+        ("parts", Room((n, rows, task.noise.size), real, True)),
         ("energy", Room((n, rows), real, True)),
         ("z", Room((n, rows, d), real, True)),
         ("place", Room((n, rows, d), np.int64, True)),
@@ -267,11 +264,13 @@ def _of_clouds(calls: Sequence[Call], shape: Shape) -> tuple[Placed, Placed]:
 
 
 def _for_choice(calls: Sequence[Call]) -> Placed:
-    """What the choice of particles takes beside what their moves do."""
+    """What the choice of particles, and of their common steps, takes beside what their moves do."""
     n, sizes, real = len(calls[0].arguments[15]), calls[0].arguments[8], np.float64
+    order = [(f"order_{name}", array) for name, array in _fields(calls[0].arguments[17])]
     return [
         ("share", calls[0].arguments[7]), ("group_size", sizes),
         ("counted", Room((len(calls), sizes.size), real, False)), ("total", Room((len(calls), n), real, False)),
+        *(order if calls[0].task.free.size else ()),
     ]  # fmt: skip
 
 
@@ -293,6 +292,10 @@ CHOSEN = (
     "log_uniforms", "hits", "total", "parents",
 )  # fmt: skip
 """Arguments of the kernel that chooses, in order."""
+STRIDED = (
+    "betas", "level", "share", "free", *(f"order_{name}" for name in Order._fields), "before", "parents", "strides"
+)  # fmt: skip
+"""Those of the kernel that finds how all shapes step together."""
 
 
 class NoRoomError(ValueError):
@@ -407,23 +410,29 @@ def _cooled(
     """Clouds cooled side by side, all until the last has come to beta = 1; what each found at its temperatures."""
     at = {name: i for i, name in enumerate(names)}
     betas, level, found = there[at["betas"]].copy_to_host(), 0, []
+
+    def taken(arguments: Sequence[str]) -> list[Any]:
+        return [choice[name] if name in choice else there[at[name]] for name in arguments]
+
     while np.any(betas[:, level] < 1.0):
         there[at["level"]] = level
-        taken = [choice[name] if name in choice else there[at[name]] for name in CHOSEN]
-        module.chosen[n, WARP if shape.by_warp else BLOCK, 0, shape.shared](*taken)
+        whole = n, WARP if shape.by_warp else BLOCK, 0, shape.shared
+        module.chosen[whole](*taken(CHOSEN))
         level += 1
         there[at["level"]] = level
+        if f"order_{Order._fields[0]}" in choice:
+            module.strided[whole](*taken(STRIDED))
         module.particles[(shape.blocks, n), shape.threads, 0, shape.shared](*there)
         found.append([there[at[name]].copy_to_host() for name in ("cloud", "energies", "misfit", "parents")])
         betas = there[at["betas"]].copy_to_host()
         there[at["before"]], there[at["cloud"]] = there[at["cloud"]], there[at["before"]]
-    steps, hits = (there[at[name]].copy_to_host() for name in ("steps", "hits"))
+    steps, strides, hits = (there[at[name]].copy_to_host() for name in ("steps", "strides", "hits"))
     answers = []
     for run in range(n):
         last = int(np.argmax(betas[run] >= 1.0))
         kept = ([values[i][run] for values in found[:last]] for i in range(4))
         of_run = dict(zip(("clouds", "energies", "misfit", "parents"), map(np.stack, kept), strict=True))
-        more = {"betas": betas[run, : last + 1], "steps": steps[run, : last + 1]}
+        more = {"betas": betas[run, : last + 1], "steps": steps[run, : last + 1], "strides": strides[run, : last + 1]}
         answers.append(of_run | more | {"hits": hits.reshape(n, shape.blocks, -1)[run].sum(axis=0)})
     return answers
 

@@ -214,6 +214,15 @@ class Reference(NamedTuple):
     member: Array
 
 
+class Order(NamedTuple):
+    """Groups of exchangeable components: the arrays of that name of a `Reference`."""
+
+    group_start: Array
+    location: Array
+    member_start: Array
+    member: Array
+
+
 class Score(NamedTuple):
     """Where replicas stand under a reference; one row more for the proposal at hand.
 

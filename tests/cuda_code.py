@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
+from kinds import Kind, decays_together, one_peak, peaks_together, two_peaks
 
-from bluesky_bayes import Dataset, Gaussian, Poisson, StudentT
-from bluesky_bayes.candidates import family
+from bluesky_bayes import Gaussian, Poisson, StudentT
 from bluesky_bayes.components import Component
 from bluesky_bayes.kernels import cuda as text
 from bluesky_bayes.kernels import launch
@@ -27,15 +27,27 @@ from bluesky_bayes.kernels.launch import KERNELS, Call, Room
 from bluesky_bayes.kernels.task import new_score, new_scratch, new_state
 from bluesky_bayes.reference import Start, first_start, fitted_start
 from bluesky_bayes.shapes import gaussian
-from bluesky_bayes.tasks import blocks_of, make_task, shape_source
+from bluesky_bayes.tasks import order_of, shape_source
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
-MOST_REGISTERS = {"passes": 96, "loops": 40, "ladders": 208, "particles": 184, "weighed": 112, "chosen": 64}
+MOST_REGISTERS = {
+    "passes": 96, "loops": 40, "ladders": 208, "particles": 184, "weighed": 112, "chosen": 64, "strided": 64
+}  # fmt: skip
 """Of a thread."""
 DOUBLE = re.compile(r"\bD(?:MUL|FMA)\b")
 """Arithmetic in float64; sums over warps and what is kept of them are additions and conversions."""
 ANY_DOUBLE = re.compile(r"\bD(?:ADD|MUL|FMA|SETP|MNMX)\b")
-NOISES = (Gaussian(3.0), Gaussian(), Poisson(), StudentT(3.0), StudentT())
+CASES: tuple[tuple[Kind, Any, bool], ...] = (
+    *((two_peaks, noise, False) for noise in (Gaussian(3.0), Poisson(), StudentT(3.0))),
+    *((two_peaks, noise, True) for noise in (Gaussian(3.0), Gaussian(), Poisson(), StudentT(3.0), StudentT())),
+    *((one_peak, Gaussian(3.0), fitted) for fitted in (False, True)),
+    (one_peak, Gaussian(), True),
+    *((peaks_together, (Gaussian(3.0), Gaussian(2.0)), fitted) for fitted in (False, True)),
+    (peaks_together, (Gaussian(3.0), Poisson()), False),
+    (peaks_together, (StudentT(), Poisson()), True),
+    (decays_together, (Gaussian(3.0), Gaussian()), True),
+)
+"""Kinds of models, of noise, and whether the reference is a mixture: that of unknown size never begins at the prior."""
 PASSES = """
 
 @kernel
@@ -137,7 +149,7 @@ def short_of(name: str, code: Code) -> str:
     if "SHFL" not in code.text:
         said.append("adds up without shuffles")
     curves = [loop for loop in innermost(code.text) if "MUFU.EX2" in loop]
-    if name != "chosen" and not curves:
+    if name not in ("chosen", "strided") and not curves:
         said.append("has no loop with exponentials by MUFU.EX2")
     if any(ANY_DOUBLE.search(loop) for loop in curves):
         said.append("does float64 arithmetic in a loop over points")
@@ -166,20 +178,12 @@ def loops_of(by_warp: bool) -> tuple[Any, tuple[Any, ...]]:
     return module.loops, (row, row, row, numba.float32, row, row, row, row)
 
 
-def problem(noise: Any, fitted: bool) -> Call:
-    """A ladder's call for two peaks on a constant, whose numbers do not matter."""
-    x = np.linspace(-1, 1, 61)
-    data = Dataset(x, np.random.default_rng(0).poisson(5.0, x.size).astype(float), counts=True)
-    (model,) = family(gaussian, [2]).resolved(data, noise).models
-    task = make_task(blocks_of([data], [noise], [model]), model, True)
+def problem(kind: Kind, noise: Any, fitted: bool) -> Call:
+    """A ladder's call, whose numbers do not matter."""
+    task, groups = kind(noise)
     rng, d = np.random.default_rng(0), len(task.tables)
-    start: Start = fitted_start(rng.standard_normal((50, d)), (), rng) if fitted else first_start(task)
+    start: Start = fitted_start(rng.standard_normal((50, d)), groups, rng) if fitted else first_start(task)
     return call_of(task, start)
-
-
-def begins_at_prior(noise: Any) -> bool:
-    """Whether a ladder of that noise may begin at the prior: of unknown size it begins at a mixture always."""
-    return not problem(noise, False).reference.log_weight.size
 
 
 def call_of(task: Any, start: Start, n_levels: int = 4) -> Call:
@@ -203,8 +207,12 @@ def particles_of(ladder: Call) -> Call:
     a, n = ladder.arguments, 4
     cloud = np.zeros((2 * n, a[4].shape[1]))
     return Call(
-        "cool", (*a[:4], a[5], a[6], a[7], 0.5, a[8], 2, 0, 1, 2, np.arange(n), a[14], cloud, np.zeros(len(cloud)))
-    )
+        "cool",
+        (
+            *a[:4], a[5], a[6], a[7], 0.5, a[8], 2, 0, 1, 2, np.arange(n), a[14], cloud, np.zeros(len(cloud)),
+            order_of(()),
+        ),
+    )  # fmt: skip
 
 
 def weighed_of(ladder: Call) -> Call:
@@ -220,12 +228,13 @@ def kernel_of(call: Call, by_warp: bool) -> tuple[Any, tuple[Any, ...]]:
     return getattr(module, KERNELS[call.name]), tuple(_type(value) for _, value in launch.placed([call])[0])
 
 
-def choice_of(call: Call, by_warp: bool) -> tuple[Any, tuple[Any, ...]]:
-    """The kernel that chooses particles, and its signature."""
+def choice_of(call: Call, by_warp: bool, name: str) -> tuple[Any, tuple[Any, ...]]:
+    """The kernel that chooses particles (`chosen`) or finds their common steps (`strided`), and its signature."""
     traits = text.Traits.of(call.task, call.reference)
     module = text.launches(launch.components(call.task), True, by_warp, traits)
     values = dict(launch.placed([call])[0]) | dict(launch._for_choice([call]))
-    return module.chosen, tuple(_type(values[name]) for name in launch.CHOSEN)
+    arguments = {"chosen": launch.CHOSEN, "strided": launch.STRIDED}[name]
+    return getattr(module, name), tuple(_type(values[argument]) for argument in arguments)
 
 
 def _type(value: Any) -> Any:
@@ -241,15 +250,15 @@ def main() -> int:
     architectures = sys.argv[1:] or list(ARCHITECTURES)
     print("| task | kernel |", " | ".join(architectures), "|\n|" + "---|" * (2 + len(architectures)))
     failed = False
-    # Noise of unknown size never begins at the prior itself, and choosing particles is the same for every task.
-    kinds = [(noise, fitted) for noise in NOISES for fitted in (False, True) if fitted or begins_at_prior(noise)]
-    for noise, fitted in kinds:
-        ladder = problem(noise, fitted)
+    for case in CASES:
+        ladder = problem(*case)
         calls = (ladder, particles_of(ladder), weighed_of(ladder))
         for by_warp in (True, False):
             made = {KERNELS[call.name]: kernel_of(call, by_warp) for call in calls}
-            if (noise, fitted) == kinds[0]:
-                made["chosen"] = choice_of(calls[1], by_warp)
+            if case == CASES[0]:  # choosing particles is the same for every task
+                made["chosen"] = choice_of(calls[1], by_warp, "chosen")
+            if case[:2] == (one_peak, Gaussian()):  # and common steps for every task that has them
+                made["strided"] = choice_of(calls[1], by_warp, "strided")
             for name, (function, signature) in made.items():
                 code, cells = ptx(function, signature), []
                 for architecture in architectures:
@@ -258,8 +267,12 @@ def main() -> int:
                     failed = failed or bool(short)
                     said = f": {found.stack} bytes of stack, {found.spilled} spilled, {short}" if short else ""
                     cells.append(f"{found.registers}{said}")
+                kind, noise, fitted = case
                 start = "a mixture" if fitted else "the prior"
-                print(f"| {noise}, from {start} | {name} by {'warp' if by_warp else 'block'} |", end=" ")
+                noises = " and ".join(map(str, noise)) if isinstance(noise, tuple) else noise
+                print(
+                    f"| {kind.__name__}, {noises}, from {start} | {name} by {'warp' if by_warp else 'block'} |", end=" "
+                )
                 print(" | ".join(cells), "|", flush=True)
     return int(failed)
 

@@ -1,7 +1,8 @@
 """Sweeps by numba's CUDA simulator and by the processor: what each accepted and how far apart they are, as JSON.
 
-``python tests/simulated_sweeps.py warp`` has warps, and every noise in every way to sample that it has; ``python
-tests/simulated_sweeps.py block`` has blocks of 64 threads and some of these, and with ``all`` behind it all.
+``python tests/simulated_sweeps.py warp`` has warps, every noise in every way to sample that it has, models whose
+amplitudes are carried along, and models of two data sets; ``python tests/simulated_sweeps.py block`` has blocks of 64
+threads and some of these, and with ``all`` behind it all.
 """
 
 import copy
@@ -13,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import simulator
+from kinds import Kind, decays, decays_together, one_peak, peaks_together, two_peaks
 
-from bluesky_bayes import Dataset, Gaussian, Poisson, StudentT
-from bluesky_bayes.candidates import family
+from bluesky_bayes import Gaussian, Poisson, StudentT
 from bluesky_bayes.cooling import Cooling, cooled
 from bluesky_bayes.exchange import Exchange
 from bluesky_bayes.kernels import build, launch
@@ -23,36 +24,41 @@ from bluesky_bayes.kernels.launch import Call, Card, CardKernels, NoRoomError
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.reference import Start, first_start, fitted_start
 from bluesky_bayes.sampler import Info, Path, State, chain_key
-from bluesky_bayes.shapes import gaussian
-from bluesky_bayes.tasks import Group, blocks_of, make_task
+from bluesky_bayes.tasks import Group
 
 assert simulator
 BETAS = np.array([0.0, 0.3, 1.0])
 KEY = chain_key(1, "test", 0)
-PRIOR, FITTED, PARTICLES = "ladder from the prior", "ladder from a mixture", "particles"
-EVERY: dict[Any, tuple[str, ...]] = {
-    Gaussian(3.0): (PRIOR, FITTED, PARTICLES),
-    Gaussian(): (FITTED, PARTICLES),
-    Poisson(): (PRIOR, FITTED, PARTICLES),
-    StudentT(3.0): (PRIOR, FITTED, PARTICLES),
-    StudentT(): (FITTED, PARTICLES),
+PRIOR, FITTED, PARTICLES, FOUND = "ladder from the prior", "ladder from a mixture", "particles", "their way found"
+EVERY: dict[tuple[Kind, Any], tuple[str, ...]] = {
+    (two_peaks, Gaussian(3.0)): (PRIOR, FITTED, PARTICLES),
+    (two_peaks, Gaussian()): (FITTED, PARTICLES),
+    (two_peaks, Poisson()): (PRIOR, FITTED, PARTICLES),
+    (two_peaks, StudentT(3.0)): (PRIOR, FITTED, PARTICLES),
+    (two_peaks, StudentT()): (FITTED, PARTICLES),
+    (one_peak, Gaussian(3.0)): (PRIOR,),
+    (decays, Gaussian()): (FITTED, FOUND),
+    (peaks_together, (Poisson(), StudentT())): (FITTED,),
+    (decays_together, (Gaussian(0.3), Gaussian())): (PARTICLES,),
 }
 """Of unknown size, a ladder begins at a mixture always."""
-NOISES: dict[str, dict[Any, tuple[str, ...]]] = {
+NOISES: dict[str, dict[tuple[Kind, Any], tuple[str, ...]]] = {
     "warp": EVERY,
-    "block": {Gaussian(): (FITTED,), Poisson(): (PARTICLES,), StudentT(3.0): (PRIOR,), StudentT(): (PARTICLES,)},
+    "block": {
+        (two_peaks, Gaussian()): (FITTED,),
+        (two_peaks, Poisson()): (PARTICLES,),
+        (two_peaks, StudentT(3.0)): (PRIOR,),
+        (two_peaks, StudentT()): (PARTICLES,),
+        (one_peak, Gaussian(3.0)): (FOUND,),
+        (peaks_together, (Poisson(), StudentT())): (FITTED,),
+    },
 }
 
 
-def problem(noise: Any, seed: int = 0) -> tuple[Task, tuple[Group, ...], Any]:
-    """Two peaks on a constant, float32."""
-    x = np.linspace(-1, 1, 61)
-    y = np.random.default_rng(seed).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
-    data = Dataset(x, y, counts=True)
-    (model,) = family(gaussian, [2]).resolved(data, noise).models
-    task = make_task(blocks_of([data], [noise], [model]), model, True)
-    known = BETAS, np.full((3, int(task.step_group.max()) + 1), 0.3), np.zeros((3, 0, 0))
-    return task, (Group(np.array([range(3), range(3, 6)]), 1),), known
+def known_way(task: Task) -> tuple[Any, Any, Any]:
+    """Temperatures, and steps there."""
+    steps = np.full((3, int(task.step_group.max()) + 1), 0.3)
+    return BETAS, steps, np.tile(0.2 * np.eye(task.free.size), (3, 1, 1))
 
 
 def kernels() -> tuple[Any, Any]:
@@ -75,21 +81,25 @@ def particles(module: Any, task: Task, groups: tuple[Group, ...], known: Any) ->
     return cooled(module, task, first_start(task), (3, 2), KEY, 0, rng, groups, known)
 
 
-def compared(noises: dict[Any, tuple[str, ...]]) -> Iterator[dict[str, Any]]:
-    """One entry for each noise and way to sample."""
+def compared(cases: dict[tuple[Kind, Any], tuple[str, ...]]) -> Iterator[dict[str, Any]]:
+    """One entry for each problem, noise and way to sample."""
     host, card = kernels()
-    for noise, ways in noises.items():
-        task, groups, known = problem(noise)
+    for (pose, noise), ways in cases.items():
+        task, groups = pose(noise)
+        known = known_way(task)
         draws = np.random.default_rng(3).standard_normal((100, len(task.tables)))
         for way in ways:
-            if way == PARTICLES:
-                c, d = (particles(module, task, groups, known) for module in (host, card))
+            name = f"{pose.__name__}, {noise}, {way}"
+            if way in (PARTICLES, FOUND):
+                c, d = (particles(module, task, groups, known if way == PARTICLES else None) for module in (host, card))
                 np.testing.assert_array_equal(c.eves, d.eves)
-                yield entry(f"{noise}, {way}", (c.clouds[1:], d.clouds[1:]), (c.energies, d.energies))
+                np.testing.assert_allclose(c.betas, d.betas, rtol=1e-4)
+                np.testing.assert_allclose(c.strides, d.strides, rtol=1e-4, atol=1e-6)
+                yield entry(name, (c.clouds[1:], d.clouds[1:]), (c.energies, d.energies))
             else:
                 start = first_start(task) if way == PRIOR else fitted_start(draws, groups, np.random.default_rng(4))
                 a, b = (swept(module, task, groups, start, known) for module in (host, card))
-                yield entry(f"{noise}, {way}", (a.samples, b.samples), (a.energies, b.energies))
+                yield entry(name, (a.samples, b.samples), (a.energies, b.energies))
     assert not any(one.broken for one in card.cards)
 
 
@@ -105,7 +115,7 @@ def side_by_side() -> Iterator[dict[str, Any]]:
     """Particles of two data sets in one launch, of which one has come to the end before the other."""
     host, lengths, calls, found = kernels()[0], [], [], []
     for seed in (0, 3):
-        task, groups, _ = problem(Poisson(), seed)
+        task, groups = two_peaks(Poisson(), seed)
         card = Recording()
         found.append(particles(CardKernels(host, [card]), task, groups, None))
         calls.append(card.call)
@@ -130,5 +140,5 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore", RuntimeWarning)
     if sys.argv[1] == "block":
         vars(launch).update(MOST_BY_WARP=0, BLOCK=64)
-    noises = EVERY if "all" in sys.argv else NOISES[sys.argv[1]]
-    print(json.dumps([*compared(noises), *(side_by_side() if sys.argv[1] == "warp" else ())]))
+    cases = EVERY if "all" in sys.argv else NOISES[sys.argv[1]]
+    print(json.dumps([*compared(cases), *(side_by_side() if sys.argv[1] == "warp" else ())]))

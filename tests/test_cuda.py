@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import math
 import pkgutil
 import re
 import shutil
@@ -15,16 +16,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kinds import Kind, decaying, decays, decays_together, one_peak, peaks_together, two_peaks
 from problems import decay, nagata_2012, nagata_candidates
 from scipy import stats
 
 import bluesky_bayes.families
-from bluesky_bayes import Analysis, Component, Gaussian, Poisson, Settings, StudentT, devices, select, shapes
+from bluesky_bayes import Analysis, Component, Gaussian, Model, Poisson, Settings, StudentT, devices, select, shapes
 from bluesky_bayes.candidates import family
 from bluesky_bayes.cooling import PIECES
 from bluesky_bayes.devices import CUDA, PROCESSOR, Device, device, find_gpus, why_no_gpu
 from bluesky_bayes.families import peaks
 from bluesky_bayes.inference import warm_up
+from bluesky_bayes.kernels import launch
 from bluesky_bayes.kernels.cooperative import TranslationError, for_teams
 from bluesky_bayes.kernels.cuda import Traits
 from bluesky_bayes.kernels.launch import Card, pieces, why_not
@@ -112,13 +115,16 @@ def test_what_the_rules_do_not_cover_is_refused(body: str, reason: str) -> None:
 
 @pytest.mark.parametrize("team", ["warp", "block"])
 def test_simulated_sweeps_accept_what_the_processor_accepts(team: str, repository: Path) -> None:
-    """Ladders from the prior and from a mixture, and particles, for each kind of noise; the particles chosen, too."""
+    """Ladders from the prior and from a mixture, and particles, for each kind of noise; the particles chosen, too.
+
+    The same where amplitudes are carried along, and for two data sets together.
+    """
     needs("numba_cuda", "greenlet")
     program = repository / "tests" / "simulated_sweeps.py"
     said = subprocess.run([sys.executable, str(program), team], capture_output=True, text=True, cwd=repository)
     assert said.returncode == 0, said.stderr[-3000:]
     found = json.loads(said.stdout)
-    assert len(found) == {"warp": 15, "block": 4}[team]
+    assert len(found) == {"warp": 20, "block": 6}[team]
     for entry in found:
         processor, simulator = entry["accepted"]
         assert processor == simulator, entry
@@ -192,23 +198,28 @@ def test_loops_over_points_of_every_noise_do_no_arithmetic_in_float64(code: Any,
 
 
 @pytest.mark.parametrize(
-    ("name", "noise", "fitted", "by_warp", "architecture"),
+    ("name", "kind", "noise", "fitted", "by_warp", "architecture"),
     [
-        ("ladders", Gaussian(0.1), False, True, "sm_90"),
-        ("ladders", Gaussian(0.1), True, True, "sm_90"),
-        ("ladders", StudentT(), True, False, "sm_90"),
-        ("particles", Poisson(), False, True, "sm_80"),
-        ("weighed", Gaussian(0.1), False, False, "sm_100"),
-        ("chosen", Gaussian(0.1), False, True, "sm_80"),
+        ("ladders", two_peaks, Gaussian(0.1), False, True, "sm_90"),
+        ("ladders", two_peaks, Gaussian(0.1), True, True, "sm_90"),
+        ("ladders", two_peaks, StudentT(), True, False, "sm_90"),
+        ("particles", two_peaks, Poisson(), False, True, "sm_80"),
+        ("particles", decays_together, (Gaussian(3.0), Gaussian()), True, False, "sm_90"),
+        ("weighed", two_peaks, Gaussian(0.1), False, False, "sm_100"),
+        ("chosen", two_peaks, Gaussian(0.1), False, True, "sm_80"),
+        ("strided", one_peak, Gaussian(), True, True, "sm_80"),
     ],
 )
 def test_whole_rounds_compile_without_spills(
-    code: Any, name: str, noise: Noise, fitted: bool, by_warp: bool, architecture: str
+    code: Any, name: str, kind: Kind, noise: Any, fitted: bool, by_warp: bool, architecture: str
 ) -> None:
-    """One of each kind, and the one that takes most; `python tests/cuda_code.py` asks the same of all."""
-    ladder = code.problem(noise, fitted)
+    """One of each kind, and those that take most; `python tests/cuda_code.py` asks the same of all."""
+    ladder = code.problem(kind, noise, fitted)
     calls = {"ladders": ladder, "particles": code.particles_of(ladder), "weighed": code.weighed_of(ladder)}
-    made = code.choice_of(calls["particles"], by_warp) if name == "chosen" else code.kernel_of(calls[name], by_warp)
+    if name in calls:
+        made = code.kernel_of(calls[name], by_warp)
+    else:
+        made = code.choice_of(calls["particles"], by_warp, name)
     assert not code.short_of(name, code.assembled(code.ptx(*made), architecture))
 
 
@@ -355,7 +366,7 @@ class Pretended(Card):
     def cooled(
         self, host: Any, task: Any, reference: Any, state: Any, score: Any, betas: Any, steps: Any, strides: Any,
         share: Any, sizes: Any, n_sweeps: Any, number: Any, key0: Any, key1: Any, parents: Any, scratch: Any,
-        cloud: Any, energies: Any,
+        cloud: Any, energies: Any, order: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """All temperatures, with the processor's order of sums."""
         found, chosen, counted, level = [(cloud, energies, energies)], [], scratch.hits, 0
@@ -365,13 +376,16 @@ class Pretended(Card):
                 scratch.normals, scratch.log_uniforms, np.empty(len(cloud)), parents,
             )  # fmt: skip
             level += 1
+            before = found[-1][0].copy()
+            if task.free.size:
+                host.find_stride(before, parents, task.free, order, share, strides, level)
             after, hits = (np.empty_like(cloud), np.empty(len(cloud)), np.empty(len(cloud))), []
             edges = [len(parents) * piece // PIECES for piece in range(PIECES + 1)]
             for a, b in pairwise(edges):
                 rows = slice(a * n_sweeps, b * n_sweeps)
                 host.move_particles(
                     task, reference, state, score, betas[level], steps, strides, level, parents[a:b], a, n_sweeps,
-                    found[-1][0], number, key0, key1, scratch, *(values[rows] for values in after),
+                    before, number, key0, key1, scratch, *(values[rows] for values in after),
                 )  # fmt: skip
                 hits.append(scratch.hits.copy())
             counted = np.sum(hits, axis=0)
@@ -379,8 +393,8 @@ class Pretended(Card):
             chosen.append(parents.copy())
         clouds, energies, misfit = (np.stack(values) for values in zip(*found[1:], strict=True))
         return {
-            "betas": betas[: level + 1], "steps": steps[: level + 1], "clouds": clouds, "energies": energies,
-            "misfit": misfit, "parents": np.stack(chosen), "hits": counted,
+            "betas": betas[: level + 1], "steps": steps[: level + 1], "strides": strides[: level + 1],
+            "clouds": clouds, "energies": energies, "misfit": misfit, "parents": np.stack(chosen), "hits": counted,
         }  # fmt: skip
 
 
@@ -506,8 +520,9 @@ def test_everything_that_a_card_may_be_asked_is_compiled_before_the_first_run() 
         asked.clear()
         warm_up(peaks(counts=[1, 2, 3]), noise, Device(f"{CUDA}:0", (Watching(),)))
         for from_prior in {True, False} if known else {False}:  # an unknown noise never begins at the prior itself
-            traits = Traits(kind, known, from_prior)
-            assert {name for name, found in asked if found == traits} == {"run_ladder", "cool", "weigh"}
+            for carries in {False, kind == 0}:  # of Gaussian noise, a peak on a constant has its amplitudes carried
+                traits = Traits(kind, known, from_prior, carries)
+                assert {name for name, found in asked if found == traits} == {"run_ladder", "cool", "weigh"}
 
 
 def test_an_analysis_is_told_its_device_which_is_no_part_of_its_meaning(
@@ -526,14 +541,41 @@ def test_an_analysis_is_told_its_device_which_is_no_part_of_its_meaning(
     devices._looked_for.cache_clear()
 
 
-def test_models_whose_amplitudes_are_carried_stay_on_the_processor() -> None:
-    data = nagata_2012()
-    slow = {"rate": stats.uniform(0, 3)}
-    (model,) = family(decay, [2], priors=slow).resolved(data, Gaussian(0.1)).models
-    task = make_task(blocks_of([data], [Gaussian(0.1)], [model]), model, True)
-    assert why_not(task) == "models whose amplitudes are carried along with their shapes run on the processor"
-    (peak,) = family(gaussian, [2]).resolved(data, Gaussian(0.1)).models
-    assert why_not(make_task(blocks_of([data], [Gaussian(0.1)], [peak]), peak, True)) == ""
+def test_models_whose_amplitudes_are_carried_and_models_of_several_data_sets_go_to_a_card() -> None:
+    tasks = [one_peak(Gaussian())[0], decays(Gaussian(0.3))[0], peaks_together((Gaussian(3.0), Poisson()))[0]]
+    assert [(bool(task.linear.size), task.noise.size) for task in tasks] == [(True, 1), (True, 1), (False, 2)]
+    assert not any(why_not(task) for task in tasks)
+    nothing = make_task(blocks_of([nagata_2012()], [Gaussian(0.1)], []), Model("nothing", (), {}), True)
+    assert why_not(nothing) == "models without parameters run on the processor"
+
+
+def test_what_a_card_does_with_carried_amplitudes_is_what_the_processor_does() -> None:
+    """Ladders and particles, whose common steps the card finds, too."""
+    card, candidates = Pretended(), family(decay, [2], priors={"rate": stats.uniform(0, 6)})
+    answers = [
+        select(decaying(61, 0), candidates, Gaussian(), sampler="exchange", settings=QUICK, device=where, threads=1)
+        for where in (PROCESSOR, Device(f"{CUDA}:0", (card,)))
+    ]
+    np.testing.assert_array_equal(answers[0].log_evidence, answers[1].log_evidence)
+    assert {"run_ladder", "cool", "weigh"} == set(card.calls)
+    assert not any("processor" in note for note in answers[1].notes)
+
+
+@pytest.mark.parametrize("kind", [decays, decays_together, peaks_together])
+def test_every_array_of_a_launch_is_counted_before_it(code: Any, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By block a card has one room for proposals, as the processor has, and so arrays of the same sizes."""
+    monkeypatch.setattr(launch, "MOST_BY_WARP", 0)
+    call = code.problem(kind, (Gaussian(), Gaussian()) if kind is not decays else Gaussian(), True)
+    taken = launch.placed([call])[0]
+    names = [name for name, _ in taken]
+    first, last = names.index("z"), names.index("task_of")
+    _, _, state, score, *_, scratch = call.arguments[:15]
+    arrays = [array for given in (state, score, (*scratch[:-1], *scratch.linear)) for array in given]
+    assert [math.prod(room.shape) for _, room in taken[first:last]] == [array.size for array in arrays]
+    assert call.room >= sum(array.nbytes for array in (*call.task, *call.reference, *arrays))
+    cloud = code.particles_of(call)
+    more = [array for name, array in launch._for_choice([cloud]) if name.startswith("order_")]
+    assert [a.size for a in more] == ([a.size for a in cloud.arguments[17]] if cloud.task.free.size else [])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,15 @@ from bluesky_bayes.reference import first_start, fitted_start
 from bluesky_bayes.sampler import Path as Way
 from bluesky_bayes.sampler import Settings, State, chain_key
 from bluesky_bayes.shapes import gaussian
-from bluesky_bayes.tasks import Group, blocks_of, make_task, shape_source, single_precision_is_enough
+from bluesky_bayes.tasks import (
+    Group,
+    blocks_of,
+    in_order,
+    make_task,
+    order_of,
+    shape_source,
+    single_precision_is_enough,
+)
 
 
 def compiled(data: Dataset, candidates: Candidates, noise: Noise, single: bool) -> tuple[Any, list[Task]]:
@@ -174,6 +182,20 @@ def test_compiled_particles_take_the_same_path_as_plain_python(plain: Any, compo
     np.testing.assert_allclose(fast.energies, slow.energies, rtol=1e-4)
     np.testing.assert_allclose(fast.clouds, slow.clouds, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(fast.eves, slow.eves)
+
+
+def test_particles_are_put_in_order_and_step_by_the_factor_of_their_covariance(plain: Any) -> None:
+    z, parents = np.random.default_rng(0).standard_normal((20, 7)), np.arange(0, 20, 2)
+    groups = Group(np.array([[0, 1], [2, 3], [4, 5]]), 1), Group(np.array([[6]]), 0)
+    free = np.array([1, 3, 6])
+    for module in (build.kernels(True), plain):
+        before, strides = z.copy(), np.zeros((2, 3, 3))
+        module.find_stride(before, parents, free, order_of(groups), 0.0, strides, 1)
+        np.testing.assert_array_equal(before, in_order(z, groups))
+        assert not strides.any()
+        module.find_stride(before, parents, free, order_of(groups), 0.5, strides, 1)
+        expected = np.linalg.cholesky(np.cov(in_order(z, groups)[parents][:, free].T))
+        np.testing.assert_allclose(strides, [np.zeros((3, 3)), expected], rtol=1e-9)
 
 
 def energies_at(kernels: Any, task: Task, z: Array) -> Array:
