@@ -299,6 +299,7 @@ class Judge:
     def hear(self, stream: Stream, analysis: Analysis) -> None:
         """Hear one stream."""
         self._callback.analysis = self._callback._intake._analysis = analysis  # noqa: SLF001
+        self._callback._pickled = pickle.dumps(analysis)  # noqa: SLF001
         intake = self._callback._intake  # noqa: SLF001
         begin = time.perf_counter()
         for name, doc in stream:
@@ -323,8 +324,8 @@ class Judge:
         """Do what the worker process does, up to the analysis itself."""
         outcome: Future[Any] = Future()
         try:
-            analysis, collected = arguments()
-            pieces = pieces_of(pickle.loads(collected).collected(), analysis)
+            pickled, collected = arguments()
+            pieces = pieces_of(pickle.loads(collected).collected(), pickle.loads(pickled))
             for piece in pieces[:20]:
                 data = piece.dataset()
                 assert np.all(np.isfinite(data.y)) and data.n >= 2

@@ -322,11 +322,9 @@ def test_points_and_draws_come_back_as_numbers(answered: tuple[Any, str, str]) -
     primary, tables = result["primary"].read(), result.start["tables"]
     names = ["x", "y", "fit_mean", "fit_low", "fit_high", "residual"]
     assert tables["curves"]["curve"] == names
-    (curves,) = result["primary"]["curves"].read()
-    for values in (curves, primary["curves"].values[0]):
-        assert values.dtype == np.float64
-        assert values.shape == (len(names), 5)
-        assert values[0].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert primary["curves"].dtype == np.float64
+    assert primary["curves"].shape == (1, len(names), 5)
+    assert primary["curves"].values[0, 0].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert primary["draws"].dtype == np.float64
     assert primary["draws"].shape == (1, len(tables["parameters"]["parameter"]), 100)
 
@@ -343,8 +341,8 @@ def test_a_result_of_many_points_takes_as_few_requests_of_a_server_as_one_of_few
             write(lines)
         finally:
             heard.pop()
-        (curves,) = tiled_client["processed"][lines.uid]["primary"]["curves"].read()
-        assert curves[0].tolist() == list(range(n))
+        curves = tiled_client["processed"][lines.uid]["primary"].read()["curves"].values
+        assert curves[0, 0].tolist() == list(range(n))
         counts.append(len(requests))
         requests.clear()
     assert counts == [16, 16]

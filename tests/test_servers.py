@@ -97,7 +97,7 @@ def test_who_may_see_a_run_and_nobody_else_may_see_its_answer(server: Server, ke
             (result,) = results_of(daq, uid)
             assert list(result.access_tags) == tags
             assert result.start.get("data_session") == session
-            assert result["primary"]["curves"].shape == (1, 6, 5)
+            assert result["primary"].read()["curves"].shape == (1, 6, 5)
             assert len(results_of(bob, uid)) == (tags == ["team-a"])
             assert not results_of(carol, uid)
 
