@@ -44,17 +44,23 @@ def main() -> None:
         others = set(_children())  # the Tiled server
         with BayesCallback(analysis, publish=target, journal=folder) as bayes:
             uids, memory = _runs(bayes, options.runs, others)
+            _report(memory)
             uids += _burst(bayes, options.burst, 7 if options.quick else 1)
             late = [uid for uid in uids[-50:] if bayes.published(uid, timeout=600) is None]
             left = bayes.unfinished()
         counts = Counter(published())
         print(f"{len(uids)} runs: {sum(counts[uid] == 0 for uid in uids)} without a result, ", end="")
         print(f"{sum(counts[uid] > 1 for uid in uids)} with more than one, {len(late) + len(left)} not done")
+
+
+def _report(memory: dict[str, list[float]]) -> None:
+    """Memory of each process in megabytes, run after run."""
     for name, values in memory.items():
         slope, error = _slope(values[len(values) // 5 :])
         print(
             f"{name:8} {values[0]:7.1f} MB after the first run, {max(values):7.1f} MB at most, "
-            f"{values[-1]:7.1f} MB at the end; {slope * 1e3:+.1f} ± {error * 1e3:.1f} kB a run"
+            f"{values[-1]:7.1f} MB at the end; {slope * 1e3:+.1f} ± {error * 1e3:.1f} kB a run",
+            flush=True,
         )
 
 
@@ -71,7 +77,7 @@ def _runs(bayes: BayesCallback, n_runs: int, others: set[int]) -> tuple[list[str
         bayes.result(uids[-1], timeout=600)
         memory["profile"].append(_megabytes(os.getpid()))
         memory["worker"].append(max(map(_megabytes, set(_children()) - others)))
-    print(f"{n_runs} runs in {time.perf_counter() - begin:.0f} s")
+    print(f"{n_runs} runs in {time.perf_counter() - begin:.0f} s", flush=True)
     return uids, memory
 
 
