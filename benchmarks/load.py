@@ -64,13 +64,18 @@ def _report(memory: dict[str, list[float]]) -> None:
         )
 
 
+def _documents(n: int, seed: int) -> list[tuple[str, Any]]:
+    """A scan of three peaks with `n` points."""
+    x = np.linspace(0.0, 3.0, n)
+    y = three_peaks(x) + 0.1 * np.random.default_rng(seed).standard_normal(n)
+    return fakes.measured(x.tolist(), y.tolist())
+
+
 def _runs(bayes: BayesCallback, n_runs: int, others: set[int]) -> tuple[list[str], dict[str, list[float]]]:
     uids, memory = [], {"profile": [], "worker": []}
-    x = np.linspace(0.0, 3.0, 301)
     begin = time.perf_counter()
     for i in range(n_runs):
-        y = three_peaks(x) + 0.1 * np.random.default_rng(i).standard_normal(x.size)
-        documents = fakes.measured(x.tolist(), y.tolist())
+        documents = _documents(301, i)
         for name, doc in documents:
             bayes(name, doc)
         uids.append(documents[0][1]["uid"])
@@ -85,7 +90,7 @@ def _burst(bayes: BayesCallback, n: int, repeats: int) -> list[str]:
     """Many documents at once, again and again: how long they take, and how much of it this thread is at work."""
     walls, works, stalls, all_costs, uids = [], [], [], [], []
     for _ in range(repeats):
-        documents = fakes.scan_documents(n=n)
+        documents = _documents(n, n)
         taken_away = _taken_away()
         costs = []
         work, begin = time.thread_time(), time.perf_counter()
