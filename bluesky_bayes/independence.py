@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bluesky_bayes.cooling import Cooling, energies_of
-from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import Evidence, evidence, mean_evidence
 from bluesky_bayes.sampler import Info, Path, Sampler, State, generator
 
@@ -36,8 +35,8 @@ class Independence(Sampler):
         fresh, n_drawn = path.start.draws(n, rng)
         z = np.concatenate([state.coordinates, fresh])
         energies, misfit = energies_of(path.kernels, path.task, path.start, z)
-        visited = _visited(energies, rng.standard_exponential(n))
-        accepted = len(set(visited) - {0}) / n
+        visited = np.empty(n, dtype=np.int64)
+        accepted = path.kernels.visit(energies, rng.standard_exponential(n), visited) / n
         at = visited[PROPOSALS - 1 :: PROPOSALS]
         weighed = np.column_stack([energies[1:].reshape(length, PROPOSALS), energies[at]])
         info = Info(
@@ -54,13 +53,3 @@ class Independence(Sampler):
     def bridge(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Bennett's ratio between draws of the reference and of the posterior."""
         return evidence(path.betas, [info.energies[:, PROPOSALS - 1 :] for info in infos])
-
-
-def _visited(energies: Array, margins: Array) -> list[int]:
-    """Which draw a chain is at after each proposal; the first draw is where it began."""
-    at, visited, listed = 0, [], energies.tolist()
-    for i, margin in enumerate(margins.tolist(), start=1):
-        if listed[i] - listed[at] < margin:
-            at = i
-        visited.append(at)
-    return visited

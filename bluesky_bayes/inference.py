@@ -15,7 +15,7 @@ from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.devices import AUTO, CPU, CUDA, PROCESSOR, Device
 from bluesky_bayes.devices import device as device_of
 from bluesky_bayes.exact import ROUNDING, exact_posterior, solve, why_not_exact
-from bluesky_bayes.jobs import EXCHANGE, SAMPLERS, Crew, Job, run_jobs
+from bluesky_bayes.jobs import EXCHANGE, INDEPENDENCE, SAMPLERS, Crew, Job, run_jobs
 from bluesky_bayes.kernels.cuda import Traits
 from bluesky_bayes.kernels.launch import CardKernels, components, why_not
 from bluesky_bayes.kernels.task import Task
@@ -256,6 +256,7 @@ def warm_up(candidates: Candidates, noise: Noise | None = None, device: str | De
     job = question.jobs(Settings(chains=2), 0, EXCHANGE, where=where)[-1]
     job.prepare()
     job.take([job.step(chain, WARMING) for chain in range(2)])
+    INDEPENDENCE.step(job.path, job.states[0]._replace(coordinates=job.infos[0].samples[:1]), job.keys[0], WARMING)
     curves_of(job.kernels, job.task, job.infos[0].samples)
     if where.cards:
         _warm_cards(candidates, noise, where)

@@ -19,7 +19,7 @@ from bluesky_bayes.priors import at_quantile
 from bluesky_bayes.tasks import Block, in_order
 
 MOST_DRAWS = 500
-MOST_CURVES = 200
+MOST_CURVES, CURVES_OF_A_LOOK = 200, 40
 CURVE_POINTS = 200_000
 EDGE = 0.005
 PRESSED = 0.1
@@ -65,7 +65,7 @@ def fit_of(job: Job, z: Array, data: Dataset, noise: Noise, block: Block, seed: 
     n = data.n
     flat = thinned(
         z.reshape(z.shape[0] * z.shape[1], -1) if z.size else np.zeros((1, 0)),
-        max(20, min(MOST_CURVES, CURVE_POINTS // n)),
+        max(20, min(CURVES_OF_A_LOOK if job.looking else MOST_CURVES, CURVE_POINTS // n)),
     )
     rates, terms = curves_of(job.kernels, job.task, flat)
     exposure = block.weight * noise.scale if isinstance(noise, Poisson) else np.ones(n)
@@ -91,15 +91,14 @@ def curves_of(kernels: Any, task: Task, z: Array) -> tuple[Array, list[Array]]:
     state, scratch = new_state(task, z), new_scratch(task)
     total = np.zeros((len(z), task.x.size))
     kernels.evaluate(task, state, scratch, total)
-    curves = state.curves.reshape(len(state.z), -1)[: len(z)].astype(np.float64)
-    terms = []
+    curves, terms = state.curves.reshape(len(state.z), -1)[: len(z)], []
     for term in range(task.term_block.size):
         slot = task.slot_start[term]
         j = task.slot_parameter[slot]
         theta = state.theta[: len(z), j] if j >= 0 else np.zeros(len(z))
         amplitude = task.slot_scale[slot] * theta * (j >= 0) + task.slot_offset[slot]
         part = curves[:, task.curve_start[term] : task.curve_start[term + 1]]
-        terms.append((amplitude[:, None] * part).mean(axis=0))
+        terms.append(amplitude @ part.astype(np.float64) / len(z))
     return total, terms
 
 

@@ -295,15 +295,12 @@ def _slot(term: Any, k: int, blocks: Sequence[Block], index: dict[str, int]) -> 
 
 def _touches(model: Model, names: Sequence[str]) -> list[list[tuple[int, int]]]:
     """For each parameter the terms it moves and whether their shape changes, blocks together."""
-    touches = []
-    for name in names:
-        moved = [
-            (t, int(any(s.parameter == name for s in term.slots[1:])))
-            for t, term in enumerate(model.terms)
-            if any(s.parameter == name for s in term.slots)
-        ]
-        touches.append(sorted(moved, key=lambda entry: model.terms[entry[0]].block))
-    return touches
+    moved: dict[str, dict[int, int]] = {name: {} for name in names}
+    for t, term in enumerate(model.terms):
+        for k, slot in enumerate(term.slots):
+            if slot.parameter is not None:
+                moved[slot.parameter][t] = max(moved[slot.parameter].get(t, 0), int(k > 0))
+    return [sorted(terms.items(), key=lambda entry: model.terms[entry[0]].block) for terms in moved.values()]
 
 
 def _jumps(model: Model, blocks: Sequence[Block]) -> dict[str, Array]:

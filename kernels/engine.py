@@ -1143,6 +1143,21 @@ def move_particles(
 
 
 @jit
+def visit(energies, margins, visited):
+    """Where a chain is after each proposal: the first of `energies` is where it began, the others are proposed in turn.
+
+    A rise by no more than the proposal's margin is accepted. Gives how many were.
+    """
+    at, hits = 0, 0
+    for i in range(margins.size):
+        if energies[i + 1] - energies[at] < margins[i]:
+            at = i + 1
+            hits += 1
+        visited[i] = at
+    return hits
+
+
+@jit
 def evaluate(task, state, scratch, total):
     """Models of all replicas, (n_replicas, n_points), in units of each block's scale; curves stay in `state`."""
     n_curves = task.curve_start[task.term_block.size]
