@@ -1146,7 +1146,7 @@ def move_particles(
 def visit(energies, margins, visited):
     """Where a chain is after each proposal: the first of `energies` is where it began, the others are proposed in turn.
 
-    A rise by no more than the proposal's margin is accepted. Gives how many were.
+    A rise by less than the proposal's margin is accepted. Gives how many were.
     """
     at, hits = 0, 0
     for i in range(margins.size):

@@ -200,6 +200,7 @@ def test_loops_over_points_of_every_noise_do_no_arithmetic_in_float64(code: Any,
 @pytest.mark.parametrize(
     ("name", "kind", "noise", "fitted", "by_warp", "architecture"),
     [
+        ("ladders", two_peaks, Gaussian(0.1), False, True, "sm_90"),
         ("ladders", two_peaks, Gaussian(0.1), True, True, "sm_90"),
         ("ladders", two_peaks, StudentT(), True, False, "sm_90"),
         ("particles", two_peaks, Poisson(), False, True, "sm_80"),

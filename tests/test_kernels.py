@@ -198,6 +198,14 @@ def test_particles_are_put_in_order_and_step_by_the_factor_of_their_covariance(p
         np.testing.assert_allclose(strides, [np.zeros((3, 3)), expected], rtol=1e-9)
 
 
+def test_a_chain_of_independent_draws_goes_where_the_energy_rises_by_less_than_the_margin() -> None:
+    energies, margins = np.array([2.0, 3.0, 2.5, 9.0, 1.0, 1.5]), np.array([0.5, 1.0, 1.0, 0.1, 0.5])
+    for module in (build.kernels(True), engine):
+        visited = np.empty(5, dtype=np.int64)
+        assert module.visit(energies, margins, visited) == 2
+        assert visited.tolist() == [0, 2, 2, 4, 4]
+
+
 def energies_at(kernels: Any, task: Task, z: Array) -> Array:
     state = new_state(task, z)
     for p in range(len(z)):
@@ -334,13 +342,16 @@ def test_an_impossible_start_is_left_behind() -> None:
     assert np.all(p > 1.0)
 
 
-def test_a_kernel_is_compiled_once_and_found_again_by_a_new_process(tmp_path: Path) -> None:
+def test_kernels_are_compiled_once_and_found_again_by_a_new_process(tmp_path: Path) -> None:
     program = (
         "import numpy as np\n"
+        "from bluesky_bayes.families import peaks\n"
+        "from bluesky_bayes.inference import warm_up\n"
         "from bluesky_bayes.kernels import build\n"
-        "visit = build.kernels(True).visit\n"
-        "visit(np.zeros(2), np.ones(1), np.zeros(1, dtype=np.int64))\n"
-        "print(sum(visit.stats.cache_hits.values()), sum(visit.stats.cache_misses.values()))\n"
+        "warm_up(peaks(counts=[1], background=None))\n"
+        "import sys\n"
+        "(module,) = [m for n, m in sys.modules.items() if n.startswith('kernels_')]\n"
+        "print(sum(module.run_ladder.stats.cache_hits.values()), sum(module.run_ladder.stats.cache_misses.values()))\n"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     runs = [
