@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _report(memory: dict[str, list[float]]) -> None:
-    """Memory of each process in megabytes, run after run."""
+    """Print what the memory of each process, in megabytes run after run, came to."""
     for name, values in memory.items():
         slope, error = _slope(values[len(values) // 5 :])
         print(
@@ -155,7 +155,7 @@ def _children() -> Iterator[int]:
 
 def _slope(values: list[float]) -> tuple[float, float]:
     """Slope of a straight line and its standard error, where each residual is like the one before."""
-    if len(values) < 4:
+    if len(values) < 4 or not np.all(np.isfinite(values)):
         return np.nan, np.nan
     runs = np.arange(len(values))
     (slope, at), covariance = np.polyfit(runs, values, 1, cov="unscaled")
