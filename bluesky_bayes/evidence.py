@@ -19,6 +19,7 @@ TOLERANCE = 1e-5
 THIN = 8
 NOTHING = 800.0
 NO_CHANCE = 80.0
+"""Beyond that an exponential soon leaves float32."""
 FEW = 10.0
 WORST_R_HAT = 1.1
 CONTRADICTORY = 2.0
@@ -81,11 +82,10 @@ def _bennett(betas: Array, energies: Sequence[Array]) -> tuple[Array, Array, Arr
     lower, upper = step * pooled[:, :-1], step * pooled[:, 1:]
     lower = np.minimum(lower, upper.max(axis=0) + NOTHING)
     shift = _solve(lower, upper)
-    a, b = _fermi(lower - shift), _fermi(shift - upper)
-    slope = _mean(a * (1.0 - a)) + _mean(b * (1.0 - b))
+    a, b, slope = _chances(lower, upper, shift)
     gap = abs(log_mean_exp(-lower).sum() + log_mean_exp(upper).sum())
     overlap = len(pooled) * np.minimum(_mean(a), _mean(b))
-    return shift, (a - b) / np.maximum(slope, 1e-300), overlap, float(gap)
+    return shift, (a - b) / slope, overlap, float(gap)
 
 
 def replicated_variance(influence: Array) -> float:
@@ -153,6 +153,12 @@ def _mean(values: Array) -> Array:
     return mean
 
 
+def _chances(lower: Array, upper: Array, c: Array) -> tuple[Array, Array, Array]:
+    """Chance of each draw to be taken by the neighbour, both ways, and how fast their means move with the shift c."""
+    a, b = _fermi(lower - c), _fermi(c - upper)
+    return a, b, np.maximum(_mean(a * (1.0 - a)) + _mean(b * (1.0 - b)), 1e-300)
+
+
 def _solve(lower: Array, upper: Array) -> Array:
     """Shift c of each pair with mean fermi(lower - c) = mean fermi(c - upper): first on few sweeps, then on all."""
     few = slice(None, None, THIN)
@@ -165,11 +171,10 @@ def _newton(lower: Array, upper: Array, c: Array) -> Array:
     low = np.minimum(lower.min(axis=0), upper.min(axis=0)) - 1.0
     high = np.maximum(lower.max(axis=0), upper.max(axis=0)) + 1.0
     for _ in range(NEWTON_STEPS):
-        a, b = _fermi(lower - c), _fermi(c - upper)
+        a, b, slope = _chances(lower, upper, c)
         value = _mean(a) - _mean(b)
         low, high = np.where(value < 0, c, low), np.where(value > 0, c, high)
-        slope = _mean(a * (1.0 - a)) + _mean(b * (1.0 - b))
-        new = c - value / np.maximum(slope, 1e-300)
+        new = c - value / slope
         new = np.where((new > low) & (new < high), new, 0.5 * (low + high))
         if np.max(np.abs(new - c)) < TOLERANCE:
             return new

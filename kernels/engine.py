@@ -2,6 +2,7 @@
 
 Plain Python that a generated module compiles (see `build`); only scalars, flat arrays and loops. Loops over points use
 unsigned offsets into whole arrays: views would cost reference counting, and signed offsets keep numba from vector code.
+A sweep is `small`, that is part of what makes it: to call it with all arrays took as long as two updates.
 Source of the method: Hukushima and Nemoto, JPSJ 65, 1604 (1996); proposals that keep the prior: Cotter et al.,
 Statistical Science 28, 424 (2013); alternating (non-reversible) swaps: Syed et al., JRSS B 84, 321 (2022); random
 numbers: Salmon et al., SC'11.
@@ -43,6 +44,7 @@ MOVE, SWAP, RESAMPLE = 0, 1, 2
 BINS, JUMP_EVERY = 24, 4
 ROOT_2PI = 2.5066282746310002
 EDGE, OUTSIDE = 0.01, 10.0
+NO_GAIN = -60.0
 CARRIES, STRIDE, NARROWEST = 2, 2.38, 1e-14
 
 
@@ -820,7 +822,7 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
         change = 0.0 if from_prior else trial_reference(reference, score, p, j, z) - score.value[p]
         gain = ratio - beta * (energy - state.energy[p]) - (1.0 - beta) * change
         if k < 0:
-            accepted[task.step_group[j]] += exp_single(np.float32(min(gain, 0.0)))
+            accepted[task.step_group[j]] += exp_single(np.float32(min(max(gain, NO_GAIN), 0.0)))
         if gain >= 0.0 or scratch.log_uniforms[at] < gain:
             if not from_prior:
                 commit_reference(reference, score, p, j, z)
