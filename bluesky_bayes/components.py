@@ -203,6 +203,8 @@ class Component:
         Quantities computed from all the parameters, such as a peak's area.
     sort_by : str
         Parameter by which exchangeable components are put in order.
+    end : str
+        Parameter that tells where the shape ends, see `component`; empty where it does not.
     """
 
     name: str
@@ -210,6 +212,7 @@ class Component:
     shape: PlainFunction
     derived: tuple[tuple[Parameter, PlainFunction], ...] = ()
     sort_by: str = ""
+    end: str = ""
 
     @property
     def amplitude(self) -> Parameter:
@@ -241,6 +244,7 @@ def component(
     units: Mapping[str, str] | None = ...,
     derived: Mapping[str, Callable[..., Any]] | None = ...,
     sort_by: str | None = ...,
+    end: str = ...,
     amplitude: str = ...,
 ) -> Callable[[F], Component]: ...
 
@@ -253,6 +257,7 @@ def component(
     units: Mapping[str, str] | None = None,
     derived: Mapping[str, Callable[..., Any]] | None = None,
     sort_by: str | None = None,
+    end: str = "",
     amplitude: str = "amplitude",
 ) -> Component | Callable[[F], Component]:
     """Make a component of a function ``shape(x, parameter, ...)`` of unit amplitude.
@@ -272,6 +277,10 @@ def component(
         Quantities computed from ``(amplitude, *parameters)`` given as arrays.
     sort_by : str, optional
         Parameter that orders several of these components; by default the first location, else the first parameter.
+    end : str, optional
+        For a shape that lies under a normal curve about its location: the parameter that is the standard deviation of
+        that curve (if its role is ``width``) or its inverse square (otherwise). Points more than 5.65 standard
+        deviations away (8.5 in float64) are left out, where the curve is less than the rounding of its height.
     amplitude : str, optional
         Name of the amplitude.
 
@@ -290,7 +299,14 @@ def component(
     """
     if function is None:
         return functools.partial(
-            component, name=name, roles=roles, units=units, derived=derived, sort_by=sort_by, amplitude=amplitude
+            component,
+            name=name,
+            roles=roles,
+            units=units,
+            derived=derived,
+            sort_by=sort_by,
+            end=end,
+            amplitude=amplitude,
         )
     arguments = list(inspect.signature(function).parameters)
     if not arguments or arguments[0] != "x":
@@ -302,12 +318,18 @@ def component(
     shape_parameters = tuple(_parameter(argument, roles, units) for argument in arguments[1:])
     parameters = (Parameter(amplitude, roles.get(amplitude, "amplitude"), units.get(amplitude, "y")), *shape_parameters)
     locations = [p.name for p in shape_parameters if p.role == "location"]
+    if end and (end not in arguments[1:] or not locations):
+        raise ValueError(
+            f"end={end!r} of component {function.__name__!r} must be one of its parameters {arguments[1:]}, and one of "
+            "them must be a location"
+        )
     return Component(
         name=name or function.__name__,
         parameters=parameters,
         shape=capture(function),
         derived=tuple((Parameter(key, unit=units.get(key, "")), capture(f)) for key, f in (derived or {}).items()),
         sort_by=sort_by or (locations or [p.name for p in parameters])[0],
+        end=end,
     )
 
 

@@ -41,6 +41,9 @@ class Evidence(NamedTuple):
     gap: float
 
 
+UNKNOWN = Evidence(0.0, math.inf, 0.0)
+
+
 def evidence(betas: Array, energies: Sequence[Array]) -> Evidence:
     """Log Z by Bennett's ratio between neighbours, all chains together, with its standard error.
 
@@ -132,6 +135,19 @@ def surer_of(one: Evidence, other: Evidence) -> Evidence:
     if apart > CONTRADICTORY * math.hypot(one.error, other.error):
         return surer._replace(error=max(surer.error, 0.5 * apart))
     return surer
+
+
+def joined(chains: Evidence, particles: Evidence) -> Evidence:
+    """Mean of two independent estimates, weighted by their errors; that of the chains where they contradict each other.
+
+    Particles may have lost a mode that chains have found again.
+    """
+    apart, both = abs(chains.log_z - particles.log_z), math.hypot(chains.error, particles.error)
+    if math.isinf(both) or apart > CONTRADICTORY * both:
+        return chains
+    share = (chains.error / both) ** 2
+    log_z = (1.0 - share) * chains.log_z + share * particles.log_z
+    return Evidence(log_z, chains.error * particles.error / both, chains.gap)
 
 
 def softmax(score: Array) -> Array:

@@ -56,6 +56,8 @@ class Exchange(Sampler):
         energies, misfit, samples = np.empty((n_sweeps, n_levels)), np.empty(n_sweeps), np.empty((n_sweeps, z.shape[1]))
         rejected, accepted = np.zeros(n_levels - 1), np.zeros(steps.shape)
         order, trips = np.arange(n_levels), np.full((n_levels, 2), (-1, 0))
+        if state.ends is not None:
+            trips[:, 0] = state.ends
         drift = path.kernels.run_ladder(
             path.task, reference, replicas, score, fresh, path.betas, steps, state.strides, group_sizes(path.task),
             n_adapt, state.number, key[0], key[1], order, scratch, energies, misfit, samples, rejected, accepted, trips,
@@ -64,7 +66,7 @@ class Exchange(Sampler):
             energies[n_adapt:], misfit[n_adapt:], samples[n_adapt:], rejected / (0.5 * length), accepted / length,
             int(trips[:, 1].sum()), float(drift), n_drawn * length / n_sweeps,
         )  # fmt: skip
-        return State(replicas.z[order], steps, state.strides, state.number + 1), info
+        return State(replicas.z[order], steps, state.strides, state.number + 1, trips[order, 0]), info
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Bennett's ratio between neighbours."""

@@ -19,13 +19,22 @@ import numpy as np
 
 from bluesky_bayes.cooling import SWEEPS, Cooling, Spread, cooled, energies_of, reweighted
 from bluesky_bayes.dataset import Array
-from bluesky_bayes.evidence import WORST_R_HAT, Evidence, evidence, softmax, split_r_hat, surer_of
+from bluesky_bayes.evidence import (
+    UNKNOWN,
+    WORST_R_HAT,
+    Evidence,
+    evidence,
+    joined,
+    softmax,
+    split_r_hat,
+    surer_of,
+)
 from bluesky_bayes.exchange import Exchange, barrier_of
 from bluesky_bayes.independence import Independence
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.model import Model
 from bluesky_bayes.reference import Start, first_start, fitted_start
-from bluesky_bayes.sampler import Info, Path, Sampler, Settings, State, chain_key, generator
+from bluesky_bayes.sampler import SHORTEST, Info, Path, Sampler, Settings, State, chain_key, generator
 from bluesky_bayes.smc import SequentialMonteCarlo
 from bluesky_bayes.tasks import groups_of
 
@@ -37,10 +46,14 @@ BRIDGING = 500_000
 """First of the random streams of each kind of work; those of a chain's rounds are below."""
 NEAR, NEAR_EARLIER, EARLIER_WIDER = 2.0, 4.0, 3.0
 IN_QUESTION = 10.0
+FINE = 0.1
+"""Wanted error from which down the first round has its full length."""
 MOST_BRIDGED = 4000
 TRIED, MATCHED, SURE = 1000, 0.2, 0.5
 """Draws of a mixture that are tried; their effective share, and the error of the cooling that led to the mixture, from
 which on no temperatures are needed."""
+SURE_OF_ALL = 0.3
+"""Error of both coolings together from which down their evidence counts: else they may have lost modes."""
 FEW_DRAWS = 50
 REFITS, FEW = 4, 0.25
 """Refits of an earlier posterior's mixture, and the error of its draws beyond which too few are left to fit one."""
@@ -58,6 +71,8 @@ class Standing:
     states : tuple of State
     infos : tuple of Info
         One a chain, like `states`.
+    particles : Evidence
+        By the particles at which the chains began.
     """
 
     sampler: str
@@ -65,6 +80,7 @@ class Standing:
     betas: Array
     states: tuple[State, ...]
     infos: tuple[Info, ...]
+    particles: Evidence = UNKNOWN
 
 
 class Job:
@@ -107,7 +123,7 @@ class Job:
         self.states: tuple[State, ...] = ()
         self.infos: tuple[Info, ...] = ()
         self.looking = False
-        self.ladder = self.bridge = Evidence(0.0, math.inf, 0.0)
+        self.ladder = self.bridge = self.particles = UNKNOWN
 
     def look(self) -> None:
         """A first answer by a few particles."""
@@ -142,7 +158,11 @@ class Job:
             return matched
         known = explored.betas, explored.steps, explored.strides
         explored = explored.joined(self._cooled(start, EXPLORE, EXPLORING_MORE, known))
-        return self._narrowed(explored, rng) or (start, explored)
+        if narrowed := self._narrowed(explored, rng):
+            return narrowed
+        if explored.error < SURE_OF_ALL:
+            self.particles = Evidence(explored.log_z, explored.error, 0.0)
+        return start, explored
 
     def _from_earlier(self, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
         """A near reference by way of an earlier posterior, widened since these data scatter in another way."""
@@ -209,6 +229,14 @@ class Job:
         """Roughly how long a sweep takes, for putting long jobs first."""
         return (1 + len(self.task.tables)) * self.task.x.size * (len(self.path.betas) if self.states else 1)
 
+    @property
+    def first(self) -> int:
+        """Sweeps of the first round: fewer where the evidence need not be so sure."""
+        settings = self.settings
+        if self.sampler.name == "smc":
+            return settings.sweeps
+        return max(SHORTEST, int(settings.sweeps * min(1.0, FINE / settings.error)))
+
     def step(self, chain: int, length: int) -> tuple[State, Info]:
         """One round of one chain."""
         return self.sampler.step(self.path, self.states[chain], self.keys[chain], length)
@@ -227,7 +255,7 @@ class Job:
         self.ladder = _over_prior(self.sampler.evidence(self.path, self.infos), self.path.start, share, drawn)
         if self.sampler is INDEPENDENCE:
             self.bridge = _over_prior(INDEPENDENCE.bridge(self.path, self.infos), self.path.start, share, drawn)
-        elif len(self.task.tables) and not self.from_prior:
+        elif len(self.task.tables) and self.path.start.fitted:
             self.bridge = self._bridged()
 
     def _bridged(self) -> Evidence:
@@ -258,8 +286,8 @@ class Job:
 
     @property
     def evidence(self) -> Evidence:
-        """The surer of the two."""
-        return surer_of(self.ladder, self.bridge)
+        """By the chains and the particles at which they began, or by the bridge where that is surer."""
+        return surer_of(joined(self.ladder, self.particles), self.bridge)
 
     @property
     def length(self) -> int:
@@ -287,12 +315,12 @@ class Job:
     @property
     def standing(self) -> Standing:
         """What is kept to go on later."""
-        return Standing(self.sampler.name, self.path.start, self.path.betas, self.states, self.infos)
+        return Standing(self.sampler.name, self.path.start, self.path.betas, self.states, self.infos, self.particles)
 
     def resume(self, standing: Standing) -> None:
         """Go on where another job of the same question stood."""
         self.sampler, self.states, self.infos = SAMPLERS[standing.sampler], standing.states, standing.infos
-        state = standing.states[0]
+        self.particles, state = standing.particles, standing.states[0]
         self.path = Path(
             self.kernels, self.task, standing.start, standing.betas, state.steps, state.strides, self.groups
         )
@@ -354,7 +382,7 @@ def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, crew: Crew,
         crew.work(Job.look, new)
         yield
     crew.work(Job.prepare, new)
-    work = [(job, settings.sweeps) for job in new] or _unsure(questions)
+    work = [(job, job.first) for job in new] or _unsure(questions)
     while work:
         _round(work, crew)
         yield

@@ -143,9 +143,9 @@ class Model:
         content: list[Any] = [self.name, list(self.counts.items()), self.exchangeable]
         content += [[name, to_table(prior) if prior else None] for name, prior in self.priors.items()]
         for term in self.terms:
-            shape = term.component.shape
+            shape, end = term.component.shape, term.component.end
             slots = [[slot.parameter, slot.scale, slot.offset] for slot in term.slots]
-            content.append([term.label, term.block, shape.name, shape.source, shape.constants, slots])
+            content.append([term.label, term.block, shape.name, shape.source, shape.constants, end, slots])
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

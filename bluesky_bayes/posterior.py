@@ -97,7 +97,9 @@ class Diagnostics:
         Log evidence and its standard error by the temperatures: Bennett's ratio, or the clouds' mean; of independent
         draws the mean of their weights.
     bridge : (float, float), optional
-        The same by bridge sampling between the posterior and a mixture fitted to it; the surer of both is reported.
+        The same by bridge sampling between the posterior and a mixture fitted to it; none where the mixture is far.
+    particles : (float, float), optional
+        The same by the particles at which the chains began, where that was on the way from the prior.
     sampler : str
         How the model was sampled: ``"exchange"``, ``"independence"`` or ``"smc"``; ``"exact"`` for a closed form.
     look : bool
@@ -119,6 +121,7 @@ class Diagnostics:
     single: bool = True
     ladder: tuple[float, float] = (0.0, 0.0)
     bridge: tuple[float, float] | None = None
+    particles: tuple[float, float] | None = None
     sampler: str = "exchange"
     look: bool = False
 

@@ -32,7 +32,8 @@ class Settings:
     budget : float, optional
         Seconds after which no new round begins, sure or not. With it the answer depends on the machine's speed.
     sweeps : int
-        Sweeps of the first round of each chain (sequential Monte Carlo: particles at each temperature).
+        Sweeps of the first round of each chain (sequential Monte Carlo: particles at each temperature). Where
+        `error` is above 0.1 they are fewer in proportion, but 100 at least.
     longest : int
         Sweeps in all beyond which no model goes, sure or not.
     chains : int
@@ -97,12 +98,15 @@ class State(NamedTuple):
     strides : (n_levels, n_free, n_free) float64
     number : int
         Rounds done: each has random numbers of its own.
+    ends : (n_levels,) int64, optional
+        End of the ladder that the replica at each level saw last: 0 hot, 1 cold, -1 none; by default none.
     """
 
     coordinates: Array
     steps: Array
     strides: Array
     number: int
+    ends: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def _gaussian_fwhm(amplitude: Any, center: Any, sigma: Any) -> Any:
 PEAK_UNITS = {"area": "x*y", "fwhm": "x"}
 
 
-@component(derived={"area": _gaussian_area, "fwhm": _gaussian_fwhm}, units=PEAK_UNITS)
+@component(derived={"area": _gaussian_area, "fwhm": _gaussian_fwhm}, units=PEAK_UNITS, end="sigma")
 def gaussian(x: float, center: float, sigma: float) -> float:
     """exp(-(x - center)^2 / (2 sigma^2))."""
     u = (x - center) / sigma
@@ -54,6 +54,7 @@ def _precision_fwhm(amplitude: Any, center: Any, precision: Any) -> Any:
 @component(
     derived={"area": _precision_area, "fwhm": _precision_fwhm},
     units={**PEAK_UNITS, "precision": "1/x^2"},
+    end="precision",
     name="gaussian",
 )
 def gaussian_precision(x: float, center: float, precision: float) -> float:

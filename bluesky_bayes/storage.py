@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import math
 import os
 import platform
 import sys
@@ -25,6 +26,7 @@ import numpy.typing as npt
 from bluesky_bayes import families, shapes
 from bluesky_bayes.components import Component, Parameter, PlainFunction
 from bluesky_bayes.dataset import Array, Dataset, Origin, Reading
+from bluesky_bayes.evidence import UNKNOWN, Evidence
 from bluesky_bayes.jobs import Standing
 from bluesky_bayes.model import Model, Slot, Term
 from bluesky_bayes.noise import SIGMA, Gaussian, Noise, Poisson, StudentT
@@ -275,16 +277,18 @@ def _posterior_of(
 
 def _standing_group(standing: Standing) -> xr.Dataset:
     """Start and temperatures, and what the chains hold, chain after chain."""
-    start = standing.start
+    start, ends = standing.start, [state.ends for state in standing.states if state.ends is not None]
     arrays: dict[str, npt.NDArray[Any]] = {
         "betas": standing.betas,
         **{f"start_{name}": getattr(start, name) for name in START},
         **{f"group{i}": group.columns for i, group in enumerate(start.groups)},
         **{name: np.stack([getattr(state, name) for state in standing.states]) for name in STATE},
+        **({"ends": np.stack(ends)} if ends else {}),
         **{name: np.stack([getattr(info, name) for info in standing.infos]) for name in INFO},
     }
     plain = {
         "sampler": standing.sampler,
+        "particles": standing.particles if math.isfinite(standing.particles.error) else None,
         "locations": [group.location for group in start.groups],
         "numbers": [state.number for state in standing.states],
         "counts": [[getattr(info, name) for name in COUNTS] for info in standing.infos],
@@ -294,8 +298,9 @@ def _standing_group(standing: Standing) -> xr.Dataset:
 
 def _standing_of(plain: Table, arrays: Arrays) -> Standing:
     groups = tuple(Group(arrays[f"group{i}"], location) for i, location in enumerate(plain["locations"]))
+    ends = arrays.get("ends", [None] * len(plain["numbers"]))
     states = (
-        State(arrays["coordinates"][chain], arrays["steps"][chain], arrays["strides"][chain], number)
+        State(arrays["coordinates"][chain], arrays["steps"][chain], arrays["strides"][chain], number, ends[chain])
         for chain, number in enumerate(plain["numbers"])
     )
     infos = (
@@ -303,7 +308,8 @@ def _standing_of(plain: Table, arrays: Arrays) -> Standing:
         for chain, counts in enumerate(plain["counts"])
     )
     start = Start(groups, *(arrays[f"start_{name}"] for name in START))
-    return Standing(plain["sampler"], start, arrays["betas"], tuple(states), tuple(infos))
+    particles = Evidence(*plain["particles"]) if plain.get("particles") else UNKNOWN
+    return Standing(plain["sampler"], start, arrays["betas"], tuple(states), tuple(infos), particles)
 
 
 def _named(arrays: Arrays, index: str, name: str) -> dict[str, Array]:
@@ -392,6 +398,7 @@ def _component_table(component: Component) -> Table:
         "shape": _function_table(component.shape),
         "derived": [[asdict(parameter), _function_table(function)] for parameter, function in component.derived],
         "sort_by": component.sort_by,
+        "end": component.end,
     }
 
 
@@ -403,6 +410,7 @@ def _component_of(table: Table, functions: Mapping[str, PlainFunction]) -> Compo
         shape=_function_of(table["shape"], name, functions),
         derived=tuple((Parameter(**entry), _function_of(f, name, functions)) for entry, f in table["derived"]),
         sort_by=table["sort_by"],
+        end=table.get("end", ""),
     )
 
 

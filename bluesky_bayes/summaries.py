@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bluesky_bayes.dataset import Array, Dataset
-from bluesky_bayes.evidence import split_r_hat
+from bluesky_bayes.evidence import Evidence, split_r_hat
 from bluesky_bayes.jobs import Job
 from bluesky_bayes.kernels.task import Task, new_scratch, new_state
 from bluesky_bayes.model import Model
@@ -183,10 +183,16 @@ def diagnostics_of(
         p_fit=p_fit,
         single=single,
         ladder=(job.ladder.log_z - constant, job.ladder.error),
-        bridge=(job.bridge.log_z - constant, job.bridge.error) if math.isfinite(job.bridge.error) else None,
+        bridge=_above(job.bridge, constant),
+        particles=_above(job.particles, constant),
         sampler=job.sampler.name,
         look=job.looking,
     )
+
+
+def _above(found: Evidence, constant: float) -> tuple[float, float] | None:
+    """Log evidence with the task's constant, and its error, where there is one."""
+    return (found.log_z - constant, found.error) if math.isfinite(found.error) else None
 
 
 def edges_of(model: Model, z: Array) -> list[str]:

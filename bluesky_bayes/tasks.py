@@ -14,12 +14,27 @@ import numpy as np
 from bluesky_bayes.components import Component
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.kernels.build import Curve, ShapeSource, curve
-from bluesky_bayes.kernels.task import BINS, GAUSSIAN, POISSON, STUDENT_T, Order, Task, aligned, padded
+from bluesky_bayes.kernels.task import (
+    BINS,
+    BY_PRECISION,
+    BY_SD,
+    CELLS,
+    ENDLESS,
+    GAUSSIAN,
+    POISSON,
+    STUDENT_T,
+    Order,
+    Task,
+    aligned,
+    line_of,
+    padded,
+)
 from bluesky_bayes.model import Model, Term
 from bluesky_bayes.noise import SIGMA, Noise, Poisson, StudentT
 from bluesky_bayes.priors import SCORES, Z_MAX, Prior, quantile_table
 
 EPS = float(np.finfo(np.float32).eps)
+FEWEST_FOR_CELLS = 64
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -151,7 +166,7 @@ def make_task(blocks: Sequence[Block], model: Model, single: bool) -> Task:
     slots = [_slot(term, k, blocks, index) for term in model.terms for k in range(len(term.slots))]
     touches = _touches(model, names)
     curves = [_curve(term, model, single) for term in model.terms]
-    jumps = _jumps(model, blocks)
+    jumps = _jumps(model, blocks, dtype)
     tables = np.stack([table_of(model.priors[name]) for name in names]) if names else np.zeros((0, 2))
     return Task(
         block_start=block_start,
@@ -175,6 +190,7 @@ def make_task(blocks: Sequence[Block], model: Model, single: bool) -> Task:
         touch_shape=_ints(shape for t in touches for _, shape in t),
         step_group=step_groups(model),
         **jumps,
+        **_ends(model, blocks, dtype),
         **_linear(model, blocks, index, tables, bool(jumps["jump_term"].size)),
         tables=tables,
         z_max=np.array([Z_MAX]),
@@ -303,7 +319,7 @@ def _touches(model: Model, names: Sequence[str]) -> list[list[tuple[int, int]]]:
     return [sorted(terms.items(), key=lambda entry: model.terms[entry[0]].block) for terms in moved.values()]
 
 
-def _jumps(model: Model, blocks: Sequence[Block]) -> dict[str, Array]:
+def _jumps(model: Model, blocks: Sequence[Block], dtype: Any) -> dict[str, Array]:
     """Terms of exchangeable groups whose location is a parameter of its own, in data in order of x."""
     users = Counter(slot.parameter for term in model.terms for slot in term.slots)
     slot_start, found = starts([len(term.slots) for term in model.terms]), []
@@ -315,11 +331,54 @@ def _jumps(model: Model, blocks: Sequence[Block]) -> dict[str, Array]:
         if alone and x.size >= 2 * BINS and np.all(np.diff(x) >= 0.0):
             found.append((t, slot_start[t] + k))
     rows: Any = np.array(found, dtype=np.int64).reshape(-1, 2)
-    bins = [_bins(block.x - block.origin) for block in blocks]
+    bins = [_bins(block.x, dtype) for block in blocks]
     return {
         "jump_term": rows[:, 0].copy(), "jump_slot": rows[:, 1].copy(),
         "bin_start": np.stack([start for start, _ in bins]), "bin_edge": np.stack([edge for _, edge in bins]),
     }  # fmt: skip
+
+
+def _ends(model: Model, blocks: Sequence[Block], dtype: Any) -> dict[str, Array]:
+    """Where curves end, for terms whose component says by what, in data in order of x.
+
+    Counts need something else at every point: the logarithm of a rate knows no rounding.
+    """
+    slot_start, found = starts([len(term.slots) for term in model.terms]), []
+    cells = [_cells(block.x, dtype) for block in blocks]
+    everywhere = {term.block for term in model.terms if not term.component.end}
+    for first, term in zip(slot_start, model.terms, strict=False):
+        parameters, end, b = term.component.parameters, term.component.end, term.block
+        if not end or cells[b].scale == 0.0 or (blocks[b].kind == POISSON and b not in everywhere):
+            found.append((ENDLESS, 0, 0))
+            continue
+        k = [p.name for p in parameters].index(end)
+        kind = BY_SD if parameters[k].role == "width" else BY_PRECISION
+        found.append((kind, first + k, first + [p.role for p in parameters].index("location")))
+    kinds: Any = np.array(found, dtype=np.int64).reshape(-1, 3)
+    return {
+        "end_kind": kinds[:, 0].copy(), "end_slot": kinds[:, 1].copy(), "place_slot": kinds[:, 2].copy(),
+        "cell_origin": np.array([c.origin for c in cells]), "cell_scale": np.array([c.scale for c in cells]),
+        "cell_first": np.stack([c.first for c in cells]), "cell_last": np.stack([c.last for c in cells]),
+    }  # fmt: skip
+
+
+class _Cells(NamedTuple):
+    """Cells of equal width over a block's x: see `Task`. The scale is zero where a block has none."""
+
+    origin: float
+    scale: float
+    first: Any
+    last: Any
+
+
+def _cells(x: Array, dtype: Any) -> _Cells:
+    line, n, none = line_of(dtype), padded(x.size, dtype), np.zeros(CELLS + 1, dtype=np.int64)
+    if x.size < FEWEST_FOR_CELLS or np.any(np.diff(x) < 0.0) or x[0] == x[-1]:
+        return _Cells(0.0, 0.0, none, none)
+    edges = np.linspace(x[0], x[-1], CELLS + 1)
+    first = np.append(np.searchsorted(x, edges[:-1], "left"), n) // line * line
+    last = np.append(-(-np.searchsorted(x, edges[1:], "right") // line) * line, n)
+    return _Cells(float(x[0]), CELLS / float(x[-1] - x[0]), first.astype(np.int64), last.astype(np.int64))
 
 
 def _linear(
@@ -355,14 +414,23 @@ def _moments(tables: Array) -> tuple[Array, Array]:
     return mean, (tables - mean[:, None]) ** 2 @ weight
 
 
-def _bins(x: Array) -> tuple[Array, Array]:
-    """First point of each bin and its edges; the bins at both ends reach as far beyond the data as into them."""
+def _bins(x: Array, dtype: Any) -> tuple[Array, Array]:
+    """First point of each bin and its edges; the bins at both ends reach as far beyond the data as into them.
+
+    Bins begin on 64-byte lines where there are enough of these; where there are fewer than bins, the last are empty.
+    """
+    line = line_of(dtype)
+    n_lines = -(-x.size // line)
     start = np.arange(BINS + 1) * x.size // BINS
+    if 2 * n_lines >= BINS:
+        n_bins = min(BINS, n_lines)
+        start = np.append(np.arange(n_bins) * n_lines // n_bins * line, x.size)
     inside = start[1:-1]
     edge = np.concatenate(
         [[2.0 * x[0] - x[inside[0]]], 0.5 * (x[inside - 1] + x[inside]), [2.0 * x[-1] - x[-1 - inside[0]]]]
     )
-    return start.astype(np.int64), edge
+    more = (0, BINS + 1 - start.size)
+    return np.pad(start, more, "edge").astype(np.int64), np.pad(edge, more, "edge")
 
 
 def starts(sizes: Sequence[int]) -> Array:

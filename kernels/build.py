@@ -95,10 +95,11 @@ def trial{which}(values, x, weight, x0, amplitude, residual, r0, curve, c0, new,
     s = F(0)
     for i in range(U64(n)):
         e = F({call})
-        v = residual[r + i] + amplitude * (curve[c + i] - e)
+        old, d = residual[r + i], amplitude * (curve[c + i] - e)
+        v = old + d
         new[b + i] = e
         trial[a + i] = v
-        s += weight[a + i] * v * v
+        s += weight[a + i] * d * (v + old)
     return s
 """
 
@@ -231,7 +232,8 @@ def curve(shape: ShapeSource, single: bool) -> Curve:
 
 @functools.cache
 def _kernels(single: bool) -> Any:
-    return module_of("kernels", "\n".join((_header(single), CALLS.format(bits=_bits(single)), body_of("engine"))))
+    engine = ast.unparse(Unsigned().visit(ast.parse(body_of("engine"))))
+    return module_of("kernels", "\n".join((_header(single), CALLS.format(bits=_bits(single)), engine)))
 
 
 def shape_at(address: int, single: bool) -> ShapeSource:
@@ -374,3 +376,27 @@ def _number(node: ast.expr) -> ast.Call:
 
 def _is_text(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+class Unsigned(ast.NodeTransformer):
+    """Indices that cannot be negative: for others numba adds the length of the axis where they are.
+
+    Without it an update takes a quarter longer.
+    """
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        """Make each index unsigned, but for those of a shape."""
+        self.generic_visit(node)
+        if not (isinstance(node.value, ast.Attribute) and node.value.attr == "shape"):
+            wrapped: list[ast.expr] = [_unsigned(place) for place in places(node.slice)]
+            node.slice = ast.Tuple(wrapped, ast.Load()) if isinstance(node.slice, ast.Tuple) else wrapped[0]
+        return node
+
+
+def _unsigned(place: ast.expr) -> ast.expr:
+    return place if isinstance(place, ast.Constant) else ast.Call(ast.Name("U64", ast.Load()), [place], [])
+
+
+def places(index: ast.expr) -> list[ast.expr]:
+    """Indices of each axis."""
+    return index.elts if isinstance(index, ast.Tuple) else [index]

@@ -15,7 +15,7 @@ import functools
 import re
 from typing import Any, NamedTuple
 
-from bluesky_bayes.kernels.build import ShapeSource, body_of, module_of, shape_text
+from bluesky_bayes.kernels.build import ShapeSource, Unsigned, body_of, module_of, places, shape_text
 from bluesky_bayes.kernels.cooperative import for_teams
 from bluesky_bayes.kernels.task import Amplitudes, Reference, Score, Scratch, State, Task
 
@@ -215,7 +215,8 @@ def teams_of_all():
 
 BY_TASK = {
     "x", "y", "weight", "inverse_y", "noise_scale", "noise_dof", "n_data", "constant", "slot_scale", "slot_offset",
-    "bin_edge", "linear_mean", "linear_precision", "tables", "log_weight", "mean", "shift", "precision",
+    "bin_edge", "cell_origin", "cell_scale", "cell_first", "cell_last",
+    "linear_mean", "linear_precision", "tables", "log_weight", "mean", "shift", "precision",
 }  # fmt: skip
 """Arrays that each data set has for itself; all others are the same for all data sets of a model."""
 DRAWN = ("normals", "log_uniforms")
@@ -338,7 +339,7 @@ def source(
     if not simulated:
         header, work = (_of_math(text) for text in (header, work))
     tree: ast.AST = ast.parse("\n\n".join((work, _launches())))
-    for rule in (_Counted(), _Own(), _Unsigned()):
+    for rule in (_Counted(), _Own(), Unsigned()):
         tree = ast.fix_missing_locations(rule.visit(tree))
     return "\n\n".join((header, BY_WARP if by_warp else BY_BLOCK, OF_ALL, ast.unparse(tree)))
 
@@ -520,7 +521,7 @@ class _Own(ast.NodeTransformer):
         if at is None:
             return self.generic_visit(node)
         node.slice = self.visit(node.slice)
-        node.slice = ast.Tuple([at, *_places(node.slice)], ast.Load())
+        node.slice = ast.Tuple([at, *places(node.slice)], ast.Load())
         return node
 
 
@@ -532,26 +533,6 @@ def _place(node: ast.expr) -> ast.expr | None:
     if field in (*PLACES[kind], "linear") or (kind in ("task", "reference") and field not in BY_TASK):
         return None
     return ast.parse(f"anew({kind}.{'drawn' if field in DRAWN else 'at'})", mode="eval").body
-
-
-def _places(index: ast.expr) -> list[ast.expr]:
-    """Indices of each axis."""
-    return index.elts if isinstance(index, ast.Tuple) else [index]
-
-
-class _Unsigned(ast.NodeTransformer):
-    """Indices that cannot be negative: for others numba adds the length of the axis where they are."""
-
-    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
-        self.generic_visit(node)
-        if not (isinstance(node.value, ast.Attribute) and node.value.attr == "shape"):
-            wrapped: list[ast.expr] = [_unsigned(place) for place in _places(node.slice)]
-            node.slice = ast.Tuple(wrapped, ast.Load()) if isinstance(node.slice, ast.Tuple) else wrapped[0]
-        return node
-
-
-def _unsigned(place: ast.expr) -> ast.expr:
-    return place if isinstance(place, ast.Constant) else ast.Call(ast.Name("U64", ast.Load()), [place], [])
 
 
 @functools.cache

@@ -46,11 +46,15 @@ ROOT_2PI = 2.5066282746310002
 EDGE, OUTSIDE = 0.01, 10.0
 NO_GAIN = -60.0
 CARRIES, STRIDE, NARROWEST = 2, 2.38, 1e-14
+ENDLESS, BY_SD, BY_PRECISION = 0, 1, 2
+CELLS, EVERYWHERE, SUM_EVERY, FALL = 256, 1 << 62, 4, 1e3
+REACH = 5.65 if SINGLE else 8.5
+"""Standard deviations from which on a normal curve is less than the rounding of its height."""
 
 
 @small
 def philox(c0, c1, c2, c3, k0, k1):
-    """Philox4x32-10: four words from a counter and a key, all held in 64-bit integers."""
+    """Philox4x32-10: four words from a counter and a key, all held in 64-bit integers below 2**32."""
     low = U64(0xFFFFFFFF)
     for _ in range(10):
         p0 = U64(0xD2511F53) * c0
@@ -73,9 +77,11 @@ def unit(word):
 @jit
 def fill_random(first, n, sweep, round_, purpose, key0, key1, normals, log_uniforms):
     """Draws `first` to ``first + n`` of a sweep: standard normals (Box and Muller) and logarithms of uniforms."""
-    f, s, r, q, k0, k1 = U64(first), U64(sweep), U64(round_), U64(purpose), U64(key0), U64(key1)
+    low = U64(0xFFFFFFFF)
+    s, r, q, k0, k1 = U64(sweep) & low, U64(round_) & low, U64(purpose) & low, U64(key0) & low, U64(key1) & low
+    f = U64(first)
     for i in range(U64(n)):
-        a, b, c, _ = philox(s, f + i, r, q, k0, k1)
+        a, b, c, _ = philox(s, (f + i) & low, r, q, k0, k1)
         normals[f + i] = np.sqrt(np.float32(-2.0) * log_single(unit(a))) * cos_turns(unit(b))
         log_uniforms[f + i] = log_single(unit(c))
 
@@ -112,13 +118,14 @@ def load_values(task, state, term, p, moved, value, values):
 
 @jit
 def subtract_curve(weight, w0, change, residual, r0, curve, c0, trial, t0, n):
-    """Trial residual ``residual - change * curve`` and its weighted sum of squares."""
+    """Trial residual ``residual - change * curve`` and by how much its weighted sum of squares is larger."""
     w, r, c, t = U64(w0), U64(r0), U64(c0), U64(t0)
     s = F(0)
     for i in range(U64(n)):
-        v = residual[r + i] - change * curve[c + i]
+        old, d = residual[r + i], -change * curve[c + i]
+        v = old + d
         trial[t + i] = v
-        s += weight[w + i] * v * v
+        s += weight[w + i] * d * (v + old)
     return s
 
 
@@ -145,27 +152,46 @@ def log_tails(weight, w0, factor, residual, r0, n):
 
 
 @small
-def amplitude_part(task, term, change, residual, r0, curve, c0, trial):
-    """`subtract_curve` over a term's block, chunk by chunk with float64 sums."""
-    block = task.term_block[term]
-    a, b = task.block_start[block], task.block_start[block + 1]
+def reach(task, state, term, p, moved, value):
+    """Points of its block, the first and the one after the last, beyond which a term's curve is less than rounding."""
+    block, kind = task.term_block[term], task.end_kind[term]
+    whole = task.block_start[block + 1] - task.block_start[block]
+    if kind == ENDLESS:
+        return 0, whole
+    width = slot_value(task, state, task.end_slot[term], p, moved, value)
+    half = REACH * (width if kind == BY_SD else float(F(1) / np.sqrt(F(width))))
+    middle = slot_value(task, state, task.place_slot[term], p, moved, value) - task.cell_origin[block]
+    low, high = (middle - half) * task.cell_scale[block], (middle + half) * task.cell_scale[block]
+    if not low <= high:
+        return 0, whole
+    low, high = min(max(low, 0.0), float(CELLS)), min(max(high, 0.0), float(CELLS))
+    return task.cell_first[block, int(low)], task.cell_last[block, int(high)]
+
+
+@small
+def amplitude_part(task, term, change, residual, r0, curve, c0, trial, low, high):
+    """`subtract_curve` over some points of a term's block, chunk by chunk with float64 sums."""
+    a = task.block_start[task.term_block[term]]
     total = 0.0
-    for start in range(0, b - a, CHUNK):
-        n = min(CHUNK, b - a - start)
+    for start in range(low, high, CHUNK):
+        n = min(CHUNK, high - start)
         at = a + start
         total += subtract_curve(task.weight, at, change, residual, r0 + start, curve, c0 + start, trial, at, n)
     return total
 
 
 @small
-def shape_part(task, term, values, amplitude, residual, r0, state, p, scratch):
-    """Trial curve and residual of a term whose shape changes, and the weighted sum of squares."""
+def shape_part(task, term, values, amplitude, residual, r0, state, p, scratch, low, high):
+    """Trial curve and residual of a term whose shape changes, over some points of its block.
+
+    Gives by how much the weighted sum of squares is larger.
+    """
     block, address = task.term_block[term], task.term_trial[term]
-    a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
+    a, c = task.block_start[block], task.curve_start[term]
     old = p * task.curve_start[task.term_block.size] + c
     total = 0.0
-    for start in range(0, b - a, CHUNK):
-        n = min(CHUNK, b - a - start)
+    for start in range(low, high, CHUNK):
+        n = min(CHUNK, high - start)
         total += trial_curve(
             address,
             values,
@@ -195,20 +221,20 @@ def noise_sigma(task, state, block, p, moved, value):
 
 
 @small
-def block_part(task, state, block, square, residual, r0, p, moved, value):
-    """What the energy needs of a block: its weighted sum of squares, Poisson deviance, or sum of Student-t's tails.
+def block_part(task, state, block, square, residual, r0, p, moved, value, low, high):
+    """What the energy needs of some points of a block: Poisson's deviance, the sum of Student-t's tails, or `square`.
 
-    A curve that is no number, or too large for one, gives a sum of squares to tell it by.
+    That is the weighted sum of squares. A curve that is no number, or too large for one, gives it too, to tell it by.
     """
     kind = task.noise[block]
     if kind == GAUSSIAN or not square < IMPOSSIBLE:
         return square
-    a, b = task.block_start[block], task.block_start[block + 1]
+    a = task.block_start[block]
     sigma = noise_sigma(task, state, block, p, moved, value)
     factor = F(1.0 / (task.noise_dof[block] * sigma * sigma))
     total = 0.0
-    for start in range(0, b - a, CHUNK):
-        n = min(CHUNK, b - a - start)
+    for start in range(low, high, CHUNK):
+        n = min(CHUNK, high - start)
         if kind == POISSON:
             total += poisson_deviance(task.weight, task.y, task.inverse_y, a + start, residual, r0 + start, n)
         else:
@@ -240,6 +266,14 @@ def copy_points(source, s0, target, t0, n):
     s, t = U64(s0), U64(t0)
     for i in range(U64(n)):
         target[t + i] = source[s + i]
+
+
+@inner
+def fill_zeros(target, t0, n):
+    """Zeros at `n` points."""
+    t = U64(t0)
+    for i in range(U64(n)):
+        target[t + i] = F(0)
 
 
 @inner
@@ -397,9 +431,12 @@ def rebuild_curves(task, state, p, scratch):
     n_curves, none = task.curve_start[task.term_block.size], -1 - p
     for term in range(task.term_block.size):
         block = task.term_block[term]
-        a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
+        a, c = task.block_start[block], p * n_curves + task.curve_start[term]
+        low, high = reach(task, state, term, p, none, 0.0)
         load_values(task, state, term, p, none, 0.0, scratch.values)
-        fill_curve(task.term_fill[term], scratch.values, task.x, a, state.curves, p * n_curves + c, b - a)
+        fill_zeros(state.curves, c, low)
+        fill_curve(task.term_fill[term], scratch.values, task.x, a + low, state.curves, c + low, high - low)
+        fill_zeros(state.curves, c + high, task.block_start[block + 1] - a - high)
 
 
 @small
@@ -410,20 +447,29 @@ def rebuild_energy(task, state, p, scratch):
     copy_points(task.y, 0, residual, p * n_points, n_points)
     for block in range(task.noise.size):
         if task.noise[block] == POISSON:
-            for i in range(task.block_start[block], task.block_start[block + 1]):
-                residual[p * n_points + i] = F(0)
+            a = task.block_start[block]
+            fill_zeros(residual, p * n_points + a, task.block_start[block + 1] - a)
     for term in range(task.term_block.size):
         block = task.term_block[term]
-        a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
+        a, c = task.block_start[block], p * n_curves + task.curve_start[term]
+        low, high = reach(task, state, term, p, none, 0.0)
         amplitude = F(slot_value(task, state, task.slot_start[term], p, none, 0.0))
         r0 = p * n_points + a
-        amplitude_part(task, term, amplitude, residual, r0, curves, p * n_curves + c, scratch.residual)
-        copy_points(scratch.residual, a, residual, r0, b - a)
+        amplitude_part(task, term, amplitude, residual, r0, curves, c, scratch.residual, low, high)
+        copy_points(scratch.residual, a + low, residual, r0 + low, high - low)
+    sum_up(task, state, p)
+
+
+@small
+def sum_up(task, state, p):
+    """Energy of replica `p` from its residual."""
+    n_points, none, residual = task.x.size, -1 - p, state.residual
     for block in range(task.noise.size):
-        a, b = task.block_start[block], task.block_start[block + 1]
-        square = sum_of_squares(task.weight, a, residual, p * n_points + a, b - a)
+        a, n = task.block_start[block], task.block_start[block + 1] - task.block_start[block]
+        r0 = p * n_points + a
+        square = sum_of_squares(task.weight, a, residual, r0, n)
         state.squares[p, block] = square
-        state.parts[p, block] = block_part(task, state, block, square, residual, p * n_points + a, p, none, 0.0)
+        state.parts[p, block] = block_part(task, state, block, square, residual, r0, p, none, 0.0, 0, n)
     state.energy[p] = total_energy(task, state, state.parts, p, p, none, 0.0)
 
 
@@ -437,15 +483,39 @@ def rebuild(task, state, p, scratch):
 
 
 @small
-def propose(task, state, p, j, value, scratch):
-    """Energy of replica `p` with parameter `j` at `value`; trial curves and residuals are left in `scratch`."""
+def window(task, state, p, j, value):
+    """Points of its block, the first and the one after the last, that a move of parameter `j` to `value` changes.
+
+    All of them where it moves several terms; where the difference of two sums would be no quicker, too.
+    """
+    touch = task.touch_start[j]
+    if task.touch_start[j + 1] - touch != 1:
+        return 0, EVERYWHERE
+    term = task.touch_term[touch]
+    block = task.term_block[term]
+    low, high = reach(task, state, term, p, -1 - p, 0.0)
+    if task.touch_shape[touch] != 0:
+        first, last = reach(task, state, term, p, j, value)
+        low, high = min(low, first), max(high, last)
+    if task.noise[block] != GAUSSIAN and 2 * (high - low) > task.block_start[block + 1] - task.block_start[block]:
+        return 0, EVERYWHERE
+    return low, high
+
+
+@small
+def propose(task, state, p, j, value, scratch, low, high):
+    """Energy of replica `p` with parameter `j` at `value`; trial curves and residuals are left in `scratch`.
+
+    Only points from `low` to before `high` of a block are looked at, see `window`.
+    """
     n_points, n_curves = task.x.size, task.curve_start[task.term_block.size]
-    residual, curves = state.residual, state.curves
+    residual, curves, square = state.residual, state.curves, 0.0
     for block in range(task.noise.size):
         square, part = state.squares[p, block], state.parts[p, block]
         if task.noise[block] == STUDENT_T and task.noise_parameter[block] == j:
             r0 = p * n_points + task.block_start[block]
-            part = block_part(task, state, block, square, residual, r0, p, j, value)
+            n = task.block_start[block + 1] - task.block_start[block]
+            part = block_part(task, state, block, square, residual, r0, p, j, value, 0, n)
         scratch.squares[0, block], scratch.parts[0, block] = square, part
     first, last = task.touch_start[j], task.touch_start[j + 1]
     for touch in range(first, last):
@@ -454,22 +524,29 @@ def propose(task, state, p, j, value, scratch):
         a = task.block_start[block]
         slot = task.slot_start[term]
         c = task.curve_start[term]
+        end = min(high, task.block_start[block + 1] - a)
         old = F(slot_value(task, state, slot, p, j, state.theta[p, j]))
         change = F(slot_value(task, state, slot, p, j, value)) - old
         again = touch > first and task.term_block[task.touch_term[touch - 1]] == block
+        square = square if again else state.squares[p, block]
         source = scratch.residual if again else residual
         r0 = a if again else p * n_points + a
         if task.touch_shape[touch] == 0:
-            square = amplitude_part(task, term, change, source, r0, curves, p * n_curves + c, scratch.residual)
+            c += p * n_curves
+            square += amplitude_part(task, term, change, source, r0, curves, c, scratch.residual, low, end)
         else:
             load_values(task, state, term, p, j, value, scratch.values)
-            square = shape_part(task, term, scratch.values, old, source, r0, state, p, scratch)
+            square += shape_part(task, term, scratch.values, old, source, r0, state, p, scratch, low, end)
             if change != 0:
-                square = amplitude_part(task, term, change, scratch.residual, a, scratch.curves, c, scratch.residual)
+                trial = scratch.residual
+                square += amplitude_part(task, term, change, trial, a, scratch.curves, c, trial, low, end)
         more = touch + 1 < last and task.term_block[task.touch_term[touch + 1]] == block
         if not more:
-            scratch.squares[0, block] = square
-            scratch.parts[0, block] = block_part(task, state, block, square, scratch.residual, a, p, j, value)
+            part = block_part(task, state, block, square, scratch.residual, a, p, j, value, low, end)
+            if task.noise[block] != GAUSSIAN and end - low < task.block_start[block + 1] - a:
+                before = block_part(task, state, block, state.squares[p, block], residual, r0, p, j, value, low, end)
+                part += state.parts[p, block] - before
+            scratch.squares[0, block], scratch.parts[0, block] = square, part
     return total_energy(task, state, scratch.parts, scratch.parts.shape[0] - 1, p, j, value)
 
 
@@ -483,8 +560,11 @@ def is_far(task, state, p):
 
 
 @small
-def commit(task, state, p, j, z, value, energy, scratch):
-    """Take the proposal; from an impossibly bad state everything is rebuilt, so that no rounding is carried on."""
+def commit(task, state, p, j, z, value, energy, scratch, low, high):
+    """Take the proposal that changes points from `low` to before `high`.
+
+    From an impossibly bad state everything is rebuilt, so that no rounding is carried on.
+    """
     n_points, n_curves = task.x.size, task.curve_start[task.term_block.size]
     state.z[p, j] = z
     state.theta[p, j] = value
@@ -498,10 +578,11 @@ def commit(task, state, p, j, z, value, energy, scratch):
     for touch in range(task.touch_start[j], task.touch_start[j + 1]):
         term = task.touch_term[touch]
         block = task.term_block[term]
-        a, b, c = task.block_start[block], task.block_start[block + 1], task.curve_start[term]
-        copy_points(scratch.residual, a, residual, p * n_points + a, b - a)
+        a, c = task.block_start[block], task.curve_start[term]
+        n = min(high, task.block_start[block + 1] - a) - low
+        copy_points(scratch.residual, a + low, residual, p * n_points + a + low, n)
         if task.touch_shape[touch] != 0:
-            copy_points(scratch.curves, c, curves, p * n_curves + c, b - a)
+            copy_points(scratch.curves, c + low, curves, p * n_curves + c + low, n)
 
 
 @inner
@@ -550,11 +631,11 @@ def fill_bins(task, state, p, term, bins):
 def jump_density(task, block, j, slot, z, value, bins):
     """Density of a jump's proposals over that of the prior, at a coordinate and its value."""
     x = task.slot_scale[slot] * value + task.slot_offset[slot]
-    share = 0.0
-    for b in range(BINS):
-        low, high = task.bin_edge[block, b], task.bin_edge[block, b + 1]
-        if x >= low and x < high:
-            share = bins[b] / (high - low)
+    passed, share = 0, 0.0
+    for b in range(BINS + 1):
+        passed += 1 if x >= task.bin_edge[block, b] else 0
+    if passed > 0 and passed <= BINS:
+        share = bins[passed - 1] / (task.bin_edge[block, passed] - task.bin_edge[block, passed - 1])
     n, z_max = task.tables.shape[1], task.z_max[0]
     unit = (n - 1) / (2.0 * z_max)
     i = min(max(int((z + z_max) * unit), 0), n - 2)
@@ -796,7 +877,8 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
     """One move of every parameter of replica `p` at inverse temperature `beta`, and jumps now and then.
 
     Where all parameters would go is worked out at once, in the row for steps of all parameters: what one does changes
-    nothing there, and tables of quantiles are slow to reach.
+    nothing there, and tables of quantiles are slow to reach. Each leaves its gain there, for the chances of all moves.
+    Changes of sums leave rounding, which is soon swept away; where much has gone at once, at once.
     """
     from_prior, n_parameters, q = reference.log_weight.size == 0, state.z.shape[1], spare_row(state.z.shape[0])
     for i in range(U64(n_parameters)):
@@ -804,6 +886,7 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
         s = min(1.0, steps[level, task.step_group[j]] * (WIDE if (sweep + j) % WIDE_EVERY == 0 else 1.0))
         state.z[q, j] = np.sqrt(1.0 - s * s) * state.z[p, j] + s * scratch.normals[draw + j]
         state.theta[q, j] = quantile(task, j, state.z[q, j])
+    due = sweep % SUM_EVERY == 0
     for move in range(n_parameters + task.jump_term.size):
         j, k, at, ratio = move, move - n_parameters, draw + move, 0.0
         if k < 0:
@@ -816,17 +899,28 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
             at += 1
         else:
             continue
+        if k < 0:
+            state.theta[q, j] = NO_GAIN
         if abs(z) > task.z_max[0]:
             continue
-        energy = propose(task, state, p, j, value, scratch)
+        low, high = window(task, state, p, j, value)
+        energy = propose(task, state, p, j, value, scratch, low, high)
         change = 0.0 if from_prior else trial_reference(reference, score, p, j, z) - score.value[p]
         gain = ratio - beta * (energy - state.energy[p]) - (1.0 - beta) * change
         if k < 0:
-            accepted[task.step_group[j]] += exp_single(np.float32(min(max(gain, NO_GAIN), 0.0)))
+            state.theta[q, j] = gain
         if gain >= 0.0 or scratch.log_uniforms[at] < gain:
             if not from_prior:
                 commit_reference(reference, score, p, j, z)
-            commit(task, state, p, j, z, value, energy, scratch)
+            due = due or state.energy[p] - energy > FALL
+            commit(task, state, p, j, z, value, energy, scratch, low, high)
+        if due:
+            sum_up(task, state, p)
+            due = False
+    for i in range(U64(n_parameters)):
+        state.theta[q, i] = exp_single(np.float32(min(max(state.theta[q, i], NO_GAIN), 0.0)))
+    for j in range(n_parameters):
+        accepted[task.step_group[j]] += state.theta[q, j]
     if task.linear.size > 0:
         at = draw + single_draws(task)
         for c in range(CARRIES):
@@ -969,9 +1063,12 @@ def run_ladder(
     wait_for_all()
     drift = 0.0
     for t in range(energies.shape[0]):
+        if teams() == 1:
+            fill_random(0, n_levels * n_draws, t, round_, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
         for level in range(team(), n_levels, teams()):
-            draw = level * n_draws
-            fill_random(draw, n_draws, t, round_, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
+            if teams() > 1:
+                draw = level * n_draws
+                fill_random(draw, n_draws, t, round_, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
             sweep_level(
                 task, reference, state, score, fresh, betas, steps, strides, group_size, n_adapt, order, level, t,
                 scratch, accepted,

@@ -103,7 +103,7 @@ def trial_curve(
     trial: Any,
     n: int,
 ) -> float:
-    """`fill_curve`, the trial residual (to ``trial[x0:]``) and its weighted sum of squares in one pass."""
+    """`fill_curve`, the trial residual (to ``trial[x0:]``) and by how much its weighted sum of squares is larger."""
     raise NotImplementedError
 
 

@@ -14,7 +14,8 @@ ALIGNMENT, GUARD = 64, 1024
 guard on both sides of what is written, bits do not depend on where memory happened to be free."""
 GAUSSIAN, POISSON, STUDENT_T = 0, 1, 2
 LANES = 4
-BINS = 24
+BINS, CELLS = 24, 256
+ENDLESS, BY_SD, BY_PRECISION = 0, 1, 2
 CARRIES = 2
 
 
@@ -66,6 +67,13 @@ class Task(NamedTuple):
     bin_start : (n_blocks, BINS + 1) int64
     bin_edge : (n_blocks, BINS + 1) float64
         First point of each bin of a block, counted from the block's first, and where on x the bins meet.
+    end_kind, end_slot, place_slot : (n_terms,) int64
+        How the width of a normal curve is given (`BY_SD`, `BY_PRECISION`), the slot that gives it and that of its
+        location; `ENDLESS` for terms that have to be worked out everywhere.
+    cell_origin, cell_scale : (n_blocks,) float64
+        Where `CELLS` cells of equal width, over the x of a block, begin, and their number in a unit of x.
+    cell_first, cell_last : (n_blocks, CELLS + 1) int64
+        First point of each cell, and the one after its last, on whole 64-byte lines.
     linear : (n_linear,) int64
         Parameters that are amplitudes and nothing else, or none where amplitudes are not carried along with shapes.
     linear_of : (n_terms,) int64
@@ -107,6 +115,13 @@ class Task(NamedTuple):
     jump_slot: Array
     bin_start: Array
     bin_edge: Array
+    end_kind: Array
+    end_slot: Array
+    place_slot: Array
+    cell_origin: Array
+    cell_scale: Array
+    cell_first: Array
+    cell_last: Array
     linear: Array
     linear_of: Array
     linear_mean: Array
@@ -280,8 +295,13 @@ def aligned(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
 
 def padded(n: int, dtype: npt.DTypeLike) -> int:
     """Points rounded up to whole 64-byte lines."""
-    line = ALIGNMENT // np.dtype(dtype).itemsize
+    line = line_of(dtype)
     return -(-n // line) * line
+
+
+def line_of(dtype: npt.DTypeLike) -> int:
+    """Points in 64 bytes."""
+    return ALIGNMENT // np.dtype(dtype).itemsize
 
 
 def new_state(task: Task, z: Array) -> State:

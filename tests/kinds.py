@@ -40,8 +40,8 @@ def decaying(n: int, seed: int) -> Dataset:
 
 
 def two_peaks(noise: Noise, seed: int = 0) -> Problem:
-    """Two peaks on a constant."""
-    data = counted(61, 20, seed)
+    """Two peaks on a constant; there are points enough to tell where they end."""
+    data = counted(80, 20, seed)
     return posed([data], [noise], family(gaussian, [2]).resolved(data, noise).models[0])
 
 
@@ -67,7 +67,7 @@ def peaks_together(noises: Sequence[Noise]) -> Problem:
         priors |= {amplitude: stats.uniform(0, 30), center: stats.uniform(-1, 2)}
     priors |= {f"level{b}": stats.uniform(0, 10) for b in range(2)} | sizes(noises)
     model = Model("peaks", tuple(terms), priors, exchangeable=((0, 1), (2, 3)))
-    return posed([counted(61, 20, 0), counted(50, 10, 1)], noises, model)
+    return posed([counted(80, 20, 0), counted(50, 10, 1)], noises, model)
 
 
 def decays_together(noises: Sequence[Noise]) -> Problem:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bluesky_bayes.candidates import family
 from bluesky_bayes.cooling import cooled
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.exchange import Exchange
+from bluesky_bayes.families import peaks
 from bluesky_bayes.jobs import Job
 from bluesky_bayes.kernels import build, engine, scalar
 from bluesky_bayes.kernels.task import GUARD, Task, aligned, new_scratch, new_state
@@ -127,8 +129,9 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ) -> float:  # fmt: skip
         fill(address, values, x, x0, new, n0, n)
         a, r, c, b = int(x0), int(r0), int(c0), int(n0)
-        out[a : a + n] = residual[r : r + n] + amplitude * (curve[c : c + n] - new[b : b + n])
-        return float(np.sum(weight[a : a + n] * out[a : a + n] ** 2))
+        before = residual[r : r + n].copy()
+        out[a : a + n] = before + amplitude * (curve[c : c + n] - new[b : b + n])
+        return float(np.sum(weight[a : a + n] * (out[a : a + n] ** 2 - before**2)))
 
     monkeypatch.setattr(engine, "fill_curve", fill)
     monkeypatch.setattr(engine, "trial_curve", trial)
@@ -142,7 +145,7 @@ PATHS += [(decay, Gaussian(0.1)), (decay, Gaussian())]
 
 def two_of(component: Component, noise: Noise) -> tuple[Any, Task, tuple[Group, ...], tuple[Array, Array, Array]]:
     """Kernels and task of two components on a constant, their groups, and temperatures, steps and strides."""
-    x = np.linspace(-1, 1, 61)
+    x = np.linspace(-1, 1, 101)
     y = np.random.default_rng(0).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
     priors = {"rate": stats.uniform(0, 3)} if component is decay else {}
     candidates = family(component, [2], priors=priors)
@@ -290,6 +293,65 @@ def test_a_fixed_ratio_and_a_fixed_distance_tie_two_peaks() -> None:
     total = np.zeros((1, task.x.size))
     kernels.evaluate(task, new_state(task, z), new_scratch(task), total)
     np.testing.assert_allclose(total[0, :101], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize("noise", [Gaussian(2.0), Gaussian(), Poisson(), StudentT(2.0)], ids=str)
+def test_points_beyond_the_ends_of_a_peak_need_not_be_worked_out(noise: Noise, single: bool) -> None:
+    """Narrow peaks on a long axis, by `gaussian` and by the same component that does not say where it ends."""
+    x = np.linspace(1000.0, 1100.0, 800)
+    y = np.random.default_rng(0).poisson(5 + 20 * np.exp(-0.5 * ((x - 1030.0) / 0.8) ** 2)).astype(float)
+    priors, found = {"sigma": stats.uniform(0.2, 2.0)}, []
+    for end in ("", "sigma"):
+        candidates = family(replace(gaussian, end=end), [2], priors=priors)
+        kernels, (task,) = compiled(Dataset(x, y, counts=True), candidates, noise, single)
+        assert np.any(task.end_kind) == bool(end)
+        z = np.random.default_rng(1).standard_normal((4, len(task.tables)))
+        steps = np.full((4, int(task.step_group.max()) + 1), 0.3)
+        way = Way(kernels, task, first_start(task), np.array([0.0, 0.01, 0.1, 1.0]), steps, np.zeros((4, 0, 0)), ())
+        found.append(Exchange().step(way, State(z, steps, way.strides, 1), chain_key(1, "ends", 0), 20)[1])
+    np.testing.assert_allclose(found[0].energies, found[1].energies, rtol=2e-4 if single else 1e-9)
+    np.testing.assert_allclose(found[0].samples, found[1].samples, atol=2e-3 if single else 1e-6)
+    assert 0.0 < Exchange().step(way, State(z, steps, way.strides, 1), chain_key(1, "ends", 1), 300)[1].drift < 1e-2
+
+
+def test_counts_far_from_all_peaks_keep_a_rate_where_nothing_else_gives_one() -> None:
+    """Without a background a stray count is told by the tail of the peak, however far."""
+    x = np.linspace(0.0, 100.0, 401)
+    y = np.random.default_rng(0).poisson(1000.0 * np.exp(-0.5 * ((x - 50.0) / 2.0) ** 2)).astype(float)
+    y[np.searchsorted(x, 64.0)] = 1.0
+    data, noise = Dataset(x, y, counts=True), Poisson()
+    for background, ends in ((None, False), ("constant", True)):
+        candidates = peaks(counts=[1], background=background)
+        kernels, (task,) = compiled(data, candidates, noise, False)
+        assert np.any(task.end_kind) == ends
+    (model,) = peaks(counts=[1], background=None).resolved(data, noise).models
+    kernels, (task,) = compiled(data, Candidates((model,)), noise, False)
+    z = np.zeros((1, 3))
+    curve = gaussian(x, *(float(prior.ppf(0.5)) for prior in model.priors.values() if prior is not None))
+    expected = -np.sum(stats.poisson.logpmf(y, curve))
+    np.testing.assert_allclose(energies_at(kernels, task, z), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("origin", [0.0, 1e3])
+def test_components_jump_to_places_on_the_axis_of_the_data(origin: float) -> None:
+    x = origin + np.linspace(0.0, 4.0, 500)
+    _, (task,) = compiled(Dataset(x, np.zeros(500)), family(gaussian, [2]), Gaussian(1.0), True)
+    edges, starts = task.bin_edge[0], task.bin_start[0]
+    assert edges[0] < task.x[0]
+    assert task.x[499] < edges[-1]
+    assert np.all(task.x[starts[1:-1] - 1] < edges[1:-1])
+    assert np.all(edges[1:-1] < task.x[starts[1:-1]])
+
+
+def test_bins_begin_on_lines_where_these_are_enough_and_the_last_may_be_empty() -> None:
+    x = np.linspace(0.0, 4.0, 60)
+    _, (task,) = compiled(Dataset(x, np.zeros(60)), family(gaussian, [2]), Gaussian(1.0), True)
+    assert task.bin_start[0, :3].tolist() == [0, 2, 5]
+    x = np.linspace(0.0, 4.0, 301)
+    _, (task,) = compiled(Dataset(x, np.zeros(301)), family(gaussian, [2]), Gaussian(1.0), True)
+    assert task.bin_start[0, [1, 18, 19, -1]].tolist() == [16, 288, 301, 301]
+    assert np.all(task.bin_edge[0, 19:] == task.bin_edge[0, -1])
 
 
 def test_float32_is_left_where_it_would_lose_the_noise() -> None:

@@ -17,7 +17,7 @@ from problems import (
 )
 
 from bluesky_bayes import Dataset, Gaussian, Selection, jobs, select, select_iter, select_many
-from bluesky_bayes.evidence import NOTHING, Evidence, evidence, surer_of
+from bluesky_bayes.evidence import NOTHING, UNKNOWN, Evidence, evidence, joined, surer_of
 from bluesky_bayes.families import peaks
 
 KNOWN = Gaussian(0.1)
@@ -191,8 +191,9 @@ def test_both_estimates_are_kept_and_the_surer_one_is_reported() -> None:
         assert not diagnostics.estimates_differ
 
 
-def test_the_bridges_error_notices_where_no_mixture_fits() -> None:
-    """Over-fitted models: the bridge scatters more than the ladder, and its stated errors say so."""
+def test_the_bridges_error_notices_where_no_mixture_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over-fitted models from the mixture at any price: the bridge scatters, and its stated errors say so."""
+    monkeypatch.setattr("bluesky_bayes.jobs.NEAR", math.inf)
     deviations, stated = [], {3: [], 5: []}  # type: ignore[var-annotated]
     for seed in range(5):
         selection = select(
@@ -212,7 +213,33 @@ def test_estimates_that_contradict_each_other_are_no_surer_than_half_their_diffe
     ladder, bridge = Evidence(10.0, 0.2, 0.0), Evidence(10.3, 0.1, 0.0)
     assert surer_of(ladder, bridge) == bridge
     assert surer_of(ladder, bridge._replace(log_z=13.0)) == Evidence(13.0, 1.5, 0.0)
-    assert surer_of(ladder, Evidence(0.0, math.inf, 0.0)) == ladder
+    assert surer_of(ladder, UNKNOWN) == ladder
+
+
+def test_chains_and_the_particles_at_which_they_began_are_averaged_unless_they_contradict_each_other() -> None:
+    chains = Evidence(10.0, 0.3, 0.01)
+    mean = joined(chains, Evidence(10.5, 0.4, 0.0))
+    assert mean == pytest.approx((10.0 + 0.36 * 0.5, 0.24, 0.01))
+    assert joined(chains, Evidence(8.0, 0.4, 0.0)) == chains
+    assert joined(chains, UNKNOWN) == chains
+
+
+def test_particles_on_the_way_from_the_prior_count_also_after_they_were_saved(tmp_path: Path) -> None:
+    """Five peaks for three: no mixture is near, so that there is no bridge."""
+    first = select(nagata_2012(), nagata_candidates(range(5, 6)), KNOWN, seed=1, error=1.0)
+    first.save(tmp_path / "answer.nc")
+    loaded = Selection.load(tmp_path / "answer.nc")
+    for selection in (first, loaded):
+        (posterior,) = selection.posteriors
+        diagnostics = posterior.diagnostics
+        assert diagnostics.bridge is None
+        assert diagnostics.particles is not None
+        assert posterior.log_evidence_error < min(diagnostics.ladder[1], diagnostics.particles[1])
+        assert abs(diagnostics.ladder[0] - diagnostics.particles[0]) < 1.0
+    better, again = first.refine(0.12), loaded.refine(0.12, threads=1)
+    assert same(better, again)
+    assert better.posteriors[0].diagnostics.particles == first.posteriors[0].diagnostics.particles
+    assert abs(better.log_evidence[0] + 174.31 + NAGATA_NORMALISER) < 4 * 0.12
 
 
 def test_an_evidence_between_neighbours_that_do_not_overlap_is_not_sure() -> None:
