@@ -46,8 +46,8 @@ BRIDGING = 500_000
 """First of the random streams of each kind of work; those of a chain's rounds are below."""
 NEAR, NEAR_EARLIER, EARLIER_WIDER = 2.0, 4.0, 3.0
 IN_QUESTION = 10.0
-FINE = 0.1
-"""Wanted error from which down the first round has its full length."""
+FINE, LEAST = 0.1, 2.0 / 3.0
+"""Wanted error from which down the first round has its full length; the least share of it."""
 MOST_BRIDGED = 4000
 TRIED, MATCHED, SURE = 1000, 0.2, 0.5
 """Draws of a mixture that are tried; their effective share, and the error of the cooling that led to the mixture, from
@@ -231,11 +231,11 @@ class Job:
 
     @property
     def first(self) -> int:
-        """Sweeps of the first round: fewer where the evidence need not be so sure."""
+        """Sweeps of the first round: a third fewer at most where the evidence need not be so sure."""
         settings = self.settings
         if self.sampler.name == "smc":
             return settings.sweeps
-        return max(SHORTEST, int(settings.sweeps * min(1.0, FINE / settings.error)))
+        return max(SHORTEST, int(settings.sweeps * min(1.0, max(FINE / settings.error, LEAST))))
 
     def step(self, chain: int, length: int) -> tuple[State, Info]:
         """One round of one chain."""

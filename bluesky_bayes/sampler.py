@@ -33,7 +33,7 @@ class Settings:
         Seconds after which no new round begins, sure or not. With it the answer depends on the machine's speed.
     sweeps : int
         Sweeps of the first round of each chain (sequential Monte Carlo: particles at each temperature). Where
-        `error` is above 0.1 they are fewer in proportion, but 100 at least.
+        `error` is above 0.1 they are fewer in proportion, but two thirds at least.
     longest : int
         Sweeps in all beyond which no model goes, sure or not.
     chains : int

@@ -166,7 +166,7 @@ def make_task(blocks: Sequence[Block], model: Model, single: bool) -> Task:
     slots = [_slot(term, k, blocks, index) for term in model.terms for k in range(len(term.slots))]
     touches = _touches(model, names)
     curves = [_curve(term, model, single) for term in model.terms]
-    jumps = _jumps(model, blocks, dtype)
+    jumps = _jumps(model, blocks)
     tables = np.stack([table_of(model.priors[name]) for name in names]) if names else np.zeros((0, 2))
     return Task(
         block_start=block_start,
@@ -319,7 +319,7 @@ def _touches(model: Model, names: Sequence[str]) -> list[list[tuple[int, int]]]:
     return [sorted(terms.items(), key=lambda entry: model.terms[entry[0]].block) for terms in moved.values()]
 
 
-def _jumps(model: Model, blocks: Sequence[Block], dtype: Any) -> dict[str, Array]:
+def _jumps(model: Model, blocks: Sequence[Block]) -> dict[str, Array]:
     """Terms of exchangeable groups whose location is a parameter of its own, in data in order of x."""
     users = Counter(slot.parameter for term in model.terms for slot in term.slots)
     slot_start, found = starts([len(term.slots) for term in model.terms]), []
@@ -331,7 +331,7 @@ def _jumps(model: Model, blocks: Sequence[Block], dtype: Any) -> dict[str, Array
         if alone and x.size >= 2 * BINS and np.all(np.diff(x) >= 0.0):
             found.append((t, slot_start[t] + k))
     rows: Any = np.array(found, dtype=np.int64).reshape(-1, 2)
-    bins = [_bins(block.x, dtype) for block in blocks]
+    bins = [_bins(block.x) for block in blocks]
     return {
         "jump_term": rows[:, 0].copy(), "jump_slot": rows[:, 1].copy(),
         "bin_start": np.stack([start for start, _ in bins]), "bin_edge": np.stack([edge for _, edge in bins]),
@@ -414,23 +414,14 @@ def _moments(tables: Array) -> tuple[Array, Array]:
     return mean, (tables - mean[:, None]) ** 2 @ weight
 
 
-def _bins(x: Array, dtype: Any) -> tuple[Array, Array]:
-    """First point of each bin and its edges; the bins at both ends reach as far beyond the data as into them.
-
-    Bins begin on 64-byte lines where there are enough of these; where there are fewer than bins, the last are empty.
-    """
-    line = line_of(dtype)
-    n_lines = -(-x.size // line)
+def _bins(x: Array) -> tuple[Array, Array]:
+    """First point of each bin and its edges; the bins at both ends reach as far beyond the data as into them."""
     start = np.arange(BINS + 1) * x.size // BINS
-    if 2 * n_lines >= BINS:
-        n_bins = min(BINS, n_lines)
-        start = np.append(np.arange(n_bins) * n_lines // n_bins * line, x.size)
     inside = start[1:-1]
     edge = np.concatenate(
         [[2.0 * x[0] - x[inside[0]]], 0.5 * (x[inside - 1] + x[inside]), [2.0 * x[-1] - x[-1 - inside[0]]]]
     )
-    more = (0, BINS + 1 - start.size)
-    return np.pad(start, more, "edge").astype(np.int64), np.pad(edge, more, "edge")
+    return start.astype(np.int64), edge
 
 
 def starts(sizes: Sequence[int]) -> Array:

@@ -114,7 +114,7 @@ class Recording(Card):
 def side_by_side() -> Iterator[dict[str, Any]]:
     """Particles of two data sets in one launch, of which one has come to the end before the other."""
     host, lengths, calls, found = kernels()[0], [], [], []
-    for seed in (0, 3):
+    for seed in (0, 8):
         task, groups = two_peaks(Poisson(), seed)
         card = Recording()
         found.append(particles(CardKernels(host, [card]), task, groups, None))

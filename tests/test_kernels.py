@@ -344,16 +344,6 @@ def test_components_jump_to_places_on_the_axis_of_the_data(origin: float) -> Non
     assert np.all(edges[1:-1] < task.x[starts[1:-1]])
 
 
-def test_bins_begin_on_lines_where_these_are_enough_and_the_last_may_be_empty() -> None:
-    x = np.linspace(0.0, 4.0, 60)
-    _, (task,) = compiled(Dataset(x, np.zeros(60)), family(gaussian, [2]), Gaussian(1.0), True)
-    assert task.bin_start[0, :3].tolist() == [0, 2, 5]
-    x = np.linspace(0.0, 4.0, 301)
-    _, (task,) = compiled(Dataset(x, np.zeros(301)), family(gaussian, [2]), Gaussian(1.0), True)
-    assert task.bin_start[0, [1, 18, 19, -1]].tolist() == [16, 288, 301, 301]
-    assert np.all(task.bin_edge[0, 19:] == task.bin_edge[0, -1])
-
-
 def test_float32_is_left_where_it_would_lose_the_noise() -> None:
     x = np.linspace(0, 1, 101)
     for offset, sigma, enough in ((0.0, 0.1, True), (1e6, 0.1, False), (1e3, 1e-4, False)):
