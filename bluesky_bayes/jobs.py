@@ -255,7 +255,7 @@ class Job:
         self.ladder = _over_prior(self.sampler.evidence(self.path, self.infos), self.path.start, share, drawn)
         if self.sampler is INDEPENDENCE:
             self.bridge = _over_prior(INDEPENDENCE.bridge(self.path, self.infos), self.path.start, share, drawn)
-        elif len(self.task.tables) and self.path.start.fitted:
+        elif len(self.task.tables) and not self.from_prior:
             self.bridge = self._bridged()
 
     def _bridged(self) -> Evidence:

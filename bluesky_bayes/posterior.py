@@ -97,7 +97,7 @@ class Diagnostics:
         Log evidence and its standard error by the temperatures: Bennett's ratio, or the clouds' mean; of independent
         draws the mean of their weights.
     bridge : (float, float), optional
-        The same by bridge sampling between the posterior and a mixture fitted to it; none where the mixture is far.
+        The same by bridge sampling between the posterior and a mixture fitted to it; the surest is reported.
     particles : (float, float), optional
         The same by the particles at which the chains began, where that was on the way from the prior.
     sampler : str

@@ -51,11 +51,6 @@ class Start:
     means: Array
     factors: Array
 
-    @property
-    def fitted(self) -> bool:
-        """Whether it was fitted to particles near the posterior."""
-        return self.weights.size > 1
-
     def draws(self, n: int, rng: np.random.Generator) -> tuple[Array, int]:
         """Independent draws (n, n_parameters) with components in order, and how many were drawn to find them."""
         d = self.means.shape[1]

@@ -191,9 +191,8 @@ def test_both_estimates_are_kept_and_the_surer_one_is_reported() -> None:
         assert not diagnostics.estimates_differ
 
 
-def test_the_bridges_error_notices_where_no_mixture_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over-fitted models from the mixture at any price: the bridge scatters, and its stated errors say so."""
-    monkeypatch.setattr("bluesky_bayes.jobs.NEAR", math.inf)
+def test_the_bridges_error_notices_where_no_mixture_fits() -> None:
+    """Over-fitted models: the bridge scatters more than the ladder, and its stated errors say so."""
     deviations, stated = [], {3: [], 5: []}  # type: ignore[var-annotated]
     for seed in range(5):
         selection = select(
@@ -225,14 +224,13 @@ def test_chains_and_the_particles_at_which_they_began_are_averaged_unless_they_c
 
 
 def test_particles_on_the_way_from_the_prior_count_also_after_they_were_saved(tmp_path: Path) -> None:
-    """Five peaks for three: no mixture is near, so that there is no bridge."""
+    """Five peaks for three: no mixture is near."""
     first = select(nagata_2012(), nagata_candidates(range(5, 6)), KNOWN, seed=1, error=1.0)
     first.save(tmp_path / "answer.nc")
     loaded = Selection.load(tmp_path / "answer.nc")
     for selection in (first, loaded):
         (posterior,) = selection.posteriors
         diagnostics = posterior.diagnostics
-        assert diagnostics.bridge is None
         assert diagnostics.particles is not None
         assert posterior.log_evidence_error < min(diagnostics.ladder[1], diagnostics.particles[1])
         assert abs(diagnostics.ladder[0] - diagnostics.particles[0]) < 1.0
