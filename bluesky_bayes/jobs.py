@@ -231,7 +231,10 @@ class Job:
 
     @property
     def first(self) -> int:
-        """Sweeps of the first round: a third fewer at most where the evidence need not be so sure."""
+        """Sweeps of the first round: a third fewer at most where the evidence need not be so sure.
+
+        Clouds keep their size: small ones scatter by more than they state.
+        """
         settings = self.settings
         if self.sampler.name == "smc":
             return settings.sweeps

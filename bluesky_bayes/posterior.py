@@ -97,9 +97,9 @@ class Diagnostics:
         Log evidence and its standard error by the temperatures: Bennett's ratio, or the clouds' mean; of independent
         draws the mean of their weights.
     bridge : (float, float), optional
-        The same by bridge sampling between the posterior and a mixture fitted to it; the surest is reported.
+        The same by bridge sampling between the posterior and a mixture fitted to it; the surer of both is reported.
     particles : (float, float), optional
-        The same by the particles at which the chains began, where that was on the way from the prior.
+        The same by the particles at which ladders from the prior began, where these count: together with `ladder`.
     sampler : str
         How the model was sampled: ``"exchange"``, ``"independence"`` or ``"smc"``; ``"exact"`` for a closed form.
     look : bool

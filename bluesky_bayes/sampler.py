@@ -32,8 +32,8 @@ class Settings:
     budget : float, optional
         Seconds after which no new round begins, sure or not. With it the answer depends on the machine's speed.
     sweeps : int
-        Sweeps of the first round of each chain (sequential Monte Carlo: particles at each temperature). Where
-        `error` is above 0.1 they are fewer in proportion, but two thirds at least.
+        Sweeps of the first round of each chain; where `error` is above 0.1 fewer in proportion, but two thirds at
+        least. Sequential Monte Carlo: particles at each temperature.
     longest : int
         Sweeps in all beyond which no model goes, sure or not.
     chains : int

@@ -54,7 +54,7 @@ REACH = 5.65 if SINGLE else 8.5
 
 @small
 def philox(c0, c1, c2, c3, k0, k1):
-    """Philox4x32-10: four words from a counter and a key, all held in 64-bit integers below 2**32."""
+    """Philox4x32-10: four words from a counter and a key, all held in 64-bit integers."""
     low = U64(0xFFFFFFFF)
     for _ in range(10):
         p0 = U64(0xD2511F53) * c0
@@ -77,11 +77,9 @@ def unit(word):
 @jit
 def fill_random(first, n, sweep, round_, purpose, key0, key1, normals, log_uniforms):
     """Draws `first` to ``first + n`` of a sweep: standard normals (Box and Muller) and logarithms of uniforms."""
-    low = U64(0xFFFFFFFF)
-    s, r, q, k0, k1 = U64(sweep) & low, U64(round_) & low, U64(purpose) & low, U64(key0) & low, U64(key1) & low
-    f = U64(first)
+    f, s, r, q, k0, k1 = U64(first), U64(sweep), U64(round_), U64(purpose), U64(key0), U64(key1)
     for i in range(U64(n)):
-        a, b, c, _ = philox(s, (f + i) & low, r, q, k0, k1)
+        a, b, c, _ = philox(s, f + i, r, q, k0, k1)
         normals[f + i] = np.sqrt(np.float32(-2.0) * log_single(unit(a))) * cos_turns(unit(b))
         log_uniforms[f + i] = log_single(unit(c))
 
@@ -152,10 +150,16 @@ def log_tails(weight, w0, factor, residual, r0, n):
 
 
 @small
+def points_of(task, block):
+    """Points of a block, padded."""
+    return task.block_start[block + 1] - task.block_start[block]
+
+
+@small
 def reach(task, state, term, p, moved, value):
     """Points of its block, the first and the one after the last, beyond which a term's curve is less than rounding."""
     block, kind = task.term_block[term], task.end_kind[term]
-    whole = task.block_start[block + 1] - task.block_start[block]
+    whole = points_of(task, block)
     if kind == ENDLESS:
         return 0, whole
     width = slot_value(task, state, task.end_slot[term], p, moved, value)
@@ -436,7 +440,7 @@ def rebuild_curves(task, state, p, scratch):
         load_values(task, state, term, p, none, 0.0, scratch.values)
         fill_zeros(state.curves, c, low)
         fill_curve(task.term_fill[term], scratch.values, task.x, a + low, state.curves, c + low, high - low)
-        fill_zeros(state.curves, c + high, task.block_start[block + 1] - a - high)
+        fill_zeros(state.curves, c + high, points_of(task, block) - high)
 
 
 @small
@@ -447,8 +451,7 @@ def rebuild_energy(task, state, p, scratch):
     copy_points(task.y, 0, residual, p * n_points, n_points)
     for block in range(task.noise.size):
         if task.noise[block] == POISSON:
-            a = task.block_start[block]
-            fill_zeros(residual, p * n_points + a, task.block_start[block + 1] - a)
+            fill_zeros(residual, p * n_points + task.block_start[block], points_of(task, block))
     for term in range(task.term_block.size):
         block = task.term_block[term]
         a, c = task.block_start[block], p * n_curves + task.curve_start[term]
@@ -465,7 +468,7 @@ def sum_up(task, state, p):
     """Energy of replica `p` from its residual."""
     n_points, none, residual = task.x.size, -1 - p, state.residual
     for block in range(task.noise.size):
-        a, n = task.block_start[block], task.block_start[block + 1] - task.block_start[block]
+        a, n = task.block_start[block], points_of(task, block)
         r0 = p * n_points + a
         square = sum_of_squares(task.weight, a, residual, r0, n)
         state.squares[p, block] = square
@@ -497,7 +500,7 @@ def window(task, state, p, j, value):
     if task.touch_shape[touch] != 0:
         first, last = reach(task, state, term, p, j, value)
         low, high = min(low, first), max(high, last)
-    if task.noise[block] != GAUSSIAN and 2 * (high - low) > task.block_start[block + 1] - task.block_start[block]:
+    if task.noise[block] != GAUSSIAN and 2 * (high - low) > points_of(task, block):
         return 0, EVERYWHERE
     return low, high
 
@@ -514,8 +517,7 @@ def propose(task, state, p, j, value, scratch, low, high):
         square, part = state.squares[p, block], state.parts[p, block]
         if task.noise[block] == STUDENT_T and task.noise_parameter[block] == j:
             r0 = p * n_points + task.block_start[block]
-            n = task.block_start[block + 1] - task.block_start[block]
-            part = block_part(task, state, block, square, residual, r0, p, j, value, 0, n)
+            part = block_part(task, state, block, square, residual, r0, p, j, value, 0, points_of(task, block))
         scratch.squares[0, block], scratch.parts[0, block] = square, part
     first, last = task.touch_start[j], task.touch_start[j + 1]
     for touch in range(first, last):
@@ -524,7 +526,7 @@ def propose(task, state, p, j, value, scratch, low, high):
         a = task.block_start[block]
         slot = task.slot_start[term]
         c = task.curve_start[term]
-        end = min(high, task.block_start[block + 1] - a)
+        end = min(high, points_of(task, block))
         old = F(slot_value(task, state, slot, p, j, state.theta[p, j]))
         change = F(slot_value(task, state, slot, p, j, value)) - old
         again = touch > first and task.term_block[task.touch_term[touch - 1]] == block
@@ -543,7 +545,7 @@ def propose(task, state, p, j, value, scratch, low, high):
         more = touch + 1 < last and task.term_block[task.touch_term[touch + 1]] == block
         if not more:
             part = block_part(task, state, block, square, scratch.residual, a, p, j, value, low, end)
-            if task.noise[block] != GAUSSIAN and end - low < task.block_start[block + 1] - a:
+            if task.noise[block] != GAUSSIAN and end - low < points_of(task, block):
                 before = block_part(task, state, block, state.squares[p, block], residual, r0, p, j, value, low, end)
                 part += state.parts[p, block] - before
             scratch.squares[0, block], scratch.parts[0, block] = square, part
@@ -579,7 +581,7 @@ def commit(task, state, p, j, z, value, energy, scratch, low, high):
         term = task.touch_term[touch]
         block = task.term_block[term]
         a, c = task.block_start[block], task.curve_start[term]
-        n = min(high, task.block_start[block + 1] - a) - low
+        n = min(high, points_of(task, block)) - low
         copy_points(scratch.residual, a + low, residual, p * n_points + a + low, n)
         if task.touch_shape[touch] != 0:
             copy_points(scratch.curves, c + low, curves, p * n_curves + c + low, n)
@@ -899,9 +901,9 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
             at += 1
         else:
             continue
-        if k < 0:
-            state.theta[q, j] = NO_GAIN
         if abs(z) > task.z_max[0]:
+            if k < 0:
+                state.theta[q, j] = NO_GAIN
             continue
         low, high = window(task, state, p, j, value)
         energy = propose(task, state, p, j, value, scratch, low, high)

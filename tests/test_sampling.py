@@ -103,6 +103,16 @@ def test_a_smaller_error_is_reached_when_it_is_wanted() -> None:
             select(data, candidates, KNOWN, error=error)
 
 
+@pytest.mark.parametrize(
+    ("error", "sampler", "sweeps"), [(0.1, "auto", 300), (0.12, "auto", 250), (1.0, "auto", 200), (1.0, "smc", 304)]
+)
+def test_the_first_round_is_a_third_shorter_at_most_where_less_is_wanted(
+    error: float, sampler: str, sweeps: int
+) -> None:
+    selection = select(nagata_2012(), nagata_candidates(range(1, 2)), KNOWN, seed=0, error=error, sampler=sampler)
+    assert len(selection.standings[0].infos[0].misfit) == sweeps
+
+
 def test_time_that_is_up_ends_the_rounds() -> None:
     selection = select(nagata_2012(), nagata_candidates(range(3, 5)), KNOWN, error=0.001, budget=0.01)
     assert len(selection.standings[0].infos[0].misfit) == selection.settings.sweeps

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import optimize, special
 
-from bluesky_bayes import Dataset, Gaussian
+from bluesky_bayes import Dataset, Gaussian, component
 from bluesky_bayes.families import peaks
 from bluesky_bayes.kernels import build
 from bluesky_bayes.kernels.task import new_scratch, new_state
@@ -51,3 +51,20 @@ def test_area_and_width_of_a_voigt_peak_are_those_of_its_curve(sigma: float, gam
     assert area(2.0, 0.0, sigma, gamma) == pytest.approx(2.0 / height, rel=1e-6)
     half = optimize.brentq(lambda u: special.voigt_profile(u, sigma, gamma) - 0.5 * height, 0.0, 10.0)
     assert fwhm(1.0, 0.0, sigma, gamma) == pytest.approx(2.0 * half, rel=3e-4)
+
+
+@pytest.mark.parametrize("end", ["width", "amplitude", "x"])
+def test_where_a_shape_ends_is_told_by_one_of_its_parameters(end: str) -> None:
+    with pytest.raises(ValueError, match=rf"end='{end}' of component 'hat' must be one of its parameters"):
+
+        @component(end=end)
+        def hat(x: float, center: float, sigma: float) -> float:
+            return 1.0 if abs(x - center) < sigma else 0.0
+
+
+def test_a_shape_that_ends_has_a_location() -> None:
+    with pytest.raises(ValueError, match="and one of them must be a location"):
+
+        @component(end="sigma")
+        def tail(x: float, sigma: float) -> float:
+            return 1.0 if x < sigma else 0.0
