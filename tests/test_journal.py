@@ -104,11 +104,14 @@ play(fakes.scan_documents(uid="published"))
 quick.published("published", 60)
 play(fakes.scan_documents(uid="analysed"))
 quick.result("analysed", 60)
-while [entry.state for entry in quick._journal.unfinished()] != ["analysed"]:
-    time.sleep(0.01)
+def wait_for(*states):
+    while [entry.state for entry in quick._journal.unfinished()] != list(states):
+        time.sleep(0.01)
+wait_for("analysed")
 play(fakes.scan_documents("hangs", uid="hangs"))
 play(fakes.scan_documents(uid="waits"))
 play(fakes.scan_documents(uid="goes on")[:-1])
+wait_for("analysed", "ended", "ended", "begun")
 quick._journal.flush(60)
 print("ready", flush=True)
 time.sleep(600)
