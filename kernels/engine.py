@@ -44,8 +44,8 @@ MOVE, SWAP, RESAMPLE = 0, 1, 2
 BINS, JUMP_EVERY = 24, 4
 ROOT_2PI = 2.5066282746310002
 EDGE, OUTSIDE = 0.01, 10.0
-NO_GAIN = -60.0
-CARRIES, STRIDE, NARROWEST = 2, 2.38, 1e-14
+NO_GAIN, PARTS = -60.0, 1048576.0
+CARRIES, REDRAW_EVERY, STRIDE, NARROWEST = 2, 4, 2.38, 1e-14
 ENDLESS, BY_SD, BY_PRECISION = 0, 1, 2
 CELLS, EVERYWHERE, SUM_EVERY, FALL = 256, 1 << 62, 4, 1e3
 REACH = 5.65 if SINGLE else 8.5
@@ -818,26 +818,32 @@ def replace_replica(task, reference, state, score, p, q):
 
 
 @jit
-def carry(task, reference, state, score, p, beta, strides, level, draw, scratch):
-    """A step of all shapes of replica `p` together that carries the amplitudes along.
+def carry(task, reference, state, score, p, beta, strides, level, draw, redraw, scratch):
+    """A step of all shapes of replica `p` together, or one shape drawn anew, that carries the amplitudes along.
 
     Amplitudes keep their place in the normal distribution that they have given the shapes, or nearly so, while its mean
     and width follow the shapes: the step goes along a ridge on which amplitudes and shapes make up for each other. The
-    change of width enters Metropolis' rule.
+    change of width enters Metropolis' rule. One shape drawn from its prior, with new amplitudes for all, goes where no
+    ridge leads.
     """
     amplitudes, trial, n = scratch.linear, spare_row(state.z.shape[0]), task.linear.size
     size, turn = np.exp(float(scratch.log_uniforms[draw])), np.exp(float(scratch.log_uniforms[draw + 1]))
+    log_ratio, at, redrawn = 0.0, draw + 2, -1
+    if redraw:
+        redrawn, turn = int(size * task.free.size), 1.0
     size = STRIDE / np.sqrt(float(task.free.size)) * (1.0 if size < 0.34 else (0.3 if size < 0.67 else 0.1))
     turn = 0.0 if turn < 0.25 else (0.1 if turn < 0.5 else (0.3 if turn < 0.75 else 1.0))
-    log_ratio, at = 0.0, draw + 2
     for i in range(task.free.size):
-        j, z = task.free[i], 0.0
-        for k in range(i + 1):
-            z += strides[level, i, k] * float(scratch.normals[at + k])
-        z = state.z[p, j] + size * z
+        j = task.free[i]
+        z = state.z[p, j]
+        if i == redrawn:
+            z = float(scratch.normals[at + i])
+        elif not redraw:
+            for k in range(i + 1):
+                z += size * strides[level, i, k] * float(scratch.normals[at + k])
+            log_ratio -= 0.5 * (z * z - state.z[p, j] * state.z[p, j])
         if abs(z) > task.z_max[0]:
             return
-        log_ratio -= 0.5 * (z * z - state.z[p, j] * state.z[p, j])
         state.z[trial, j] = z
         state.theta[trial, j] = quantile(task, j, z)
     for j in range(n):
@@ -879,7 +885,8 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
     """One move of every parameter of replica `p` at inverse temperature `beta`, and jumps now and then.
 
     Where all parameters would go is worked out at once, in the row for steps of all parameters: what one does changes
-    nothing there, and tables of quantiles are slow to reach. Each leaves its gain there, for the chances of all moves.
+    nothing there, and tables of quantiles are slow to reach. Each leaves its gain there, for the chances of all moves;
+    these are whole parts, so that their sums do not depend on how particles are divided among threads.
     Changes of sums leave rounding, which is soon swept away; where much has gone at once, at once.
     """
     from_prior, n_parameters, q = reference.log_weight.size == 0, state.z.shape[1], spare_row(state.z.shape[0])
@@ -920,13 +927,17 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
             sum_up(task, state, p)
             due = False
     for i in range(U64(n_parameters)):
-        state.theta[q, i] = exp_single(np.float32(min(max(state.theta[q, i], NO_GAIN), 0.0)))
+        chance = exp_single(np.float32(min(max(state.theta[q, i], NO_GAIN), 0.0)))
+        state.theta[q, i] = np.int32(PARTS * chance) / PARTS
     for j in range(n_parameters):
         accepted[task.step_group[j]] += state.theta[q, j]
     if task.linear.size > 0:
         at = draw + single_draws(task)
-        for c in range(CARRIES):
-            carry(task, reference, state, score, p, beta, strides, level, at + c * carry_draws(task), scratch)
+        for c in range(CARRIES + (sweep % REDRAW_EVERY == 0)):
+            carry(
+                task, reference, state, score, p, beta, strides, level, at + c * carry_draws(task), c == CARRIES,
+                scratch,
+            )  # fmt: skip
 
 
 @inner
@@ -967,7 +978,7 @@ def count_trips(order, trips):
 @small
 def draws_of_sweep(task):
     """Random draws that one replica's sweep takes."""
-    return single_draws(task) + (CARRIES * carry_draws(task) if task.linear.size > 0 else 0)
+    return single_draws(task) + ((CARRIES + 1) * carry_draws(task) if task.linear.size > 0 else 0)
 
 
 @small
