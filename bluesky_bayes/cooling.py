@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from bluesky_bayes.kernels.task import Score, Scratch, State, Task, new_score, n
 from bluesky_bayes.reference import Start
 from bluesky_bayes.tasks import Group, order_of
 
-Spread: TypeAlias = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
+_T = TypeVar("_T")
 Rows: TypeAlias = npt.NDArray[np.int64]
 Cloud: TypeAlias = tuple[Array, Array, Array]
 """Coordinates, energies and misfit of particles at one temperature."""
@@ -29,12 +29,23 @@ _Cooled: TypeAlias = tuple[Array, Array, Array, list[Cloud], list[Rows], Array]
 """Temperatures, steps and strides, the clouds there, which particles each comes from, and moves accepted at last."""
 
 MOST_LEVELS = 128
-PIECES, FEW_ANCESTORS = 4, 16
-"""Work is divided into as many, whatever the number of threads, so that bits do not depend on it. A call costs some
-hundred moves; few particles are not divided."""
+FEW_ANCESTORS = 16
+"""So few particles are moved in one piece: a call costs some hundred moves."""
 SHARE = 0.5
 SWEEPS = 16
 WARM = 0.25
+
+
+class Spread(Protocol):
+    """Divides rows 0 to n among threads that have nothing to do; what is worked out does not depend on how."""
+
+    def __call__(self, function: Callable[[int, int], _T], n: int, /) -> list[_T]:
+        """What the function gives for each piece, by its first row and the one after its last."""
+
+
+def in_one_piece(function: Callable[[int, int], _T], n: int, /) -> list[_T]:
+    """Do not divide."""
+    return [function(0, n)]
 
 
 class Cooling(NamedTuple):
@@ -132,7 +143,7 @@ def cooled(
     rng: np.random.Generator,
     groups: tuple[Group, ...],
     known: tuple[Array, Array, Array] | None = None,
-    spread: Spread = map,
+    spread: Spread = in_one_piece,
 ) -> Cooling:
     """Cool particles from a reference.
 
@@ -153,8 +164,7 @@ def cooled(
         Exchangeable components.
     known : (betas, steps, strides), optional
         By default found on the way.
-    spread : callable
-        A `map` that may do its pieces side by side; what comes out is the same.
+    spread : Spread
     """
     n, sizes = size[0] * size[1], group_sizes(task)
     share, free = 0.0 if known else SHARE, task.free
@@ -193,15 +203,15 @@ class _Way(NamedTuple):
         (n_ancestors, n_sweeps), (betas, steps, strides) = self.size, self.known
         task, start, key, rooms, free = self.task, self.start, self.key, self.rooms, self.task.free
         order = order_of(self.groups)
-        n_pieces = PIECES if n_ancestors > FEW_ANCESTORS else 1
-        n, edges = n_ancestors * n_sweeps, [n_ancestors * piece // n_pieces for piece in range(n_pieces + 1)]
+        n = n_ancestors * n_sweeps
+        if n_ancestors <= FEW_ANCESTORS:
+            spread = in_one_piece
         found, chosen, level = [self.first], list[Rows](), 0
         hits: Array = np.zeros(self.sizes.size)
         total = np.empty(n)
 
-        def move(level: int, before: Array, parents: Rows, after: Cloud, piece: int) -> Array:
-            room, (a, b) = rooms.own, edges[piece : piece + 2]
-            rows = slice(a * n_sweeps, b * n_sweeps)
+        def move(level: int, before: Array, parents: Rows, after: Cloud, a: int, b: int) -> Array:
+            room, rows = rooms.own, slice(a * n_sweeps, b * n_sweeps)
             kernels.move_particles(
                 task, start.arrays, room.state, room.score, betas[level], steps, strides, level, parents[a:b], a,
                 n_sweeps, before, self.number, key[0], key[1], room.scratch, *(values[rows] for values in after),
@@ -220,7 +230,7 @@ class _Way(NamedTuple):
                 before = before.copy()
                 kernels.find_stride(before, parents, free, order, self.share, strides, level)
             after = np.empty_like(before), np.empty(n), np.empty(n)
-            hits = np.sum(list(spread(partial(move, level, before, parents, after), range(n_pieces))), axis=0)
+            hits = np.sum(spread(partial(move, level, before, parents, after), n_ancestors), axis=0)
             found.append(after)
             chosen.append(parents)
         kept = slice(0, level + 1)
@@ -243,7 +253,7 @@ class _Way(NamedTuple):
 
 
 def reweighted(
-    kernels: Any, task: Task, start: Start, n: int, rng: np.random.Generator, spread: Spread = map
+    kernels: Any, task: Task, start: Start, n: int, rng: np.random.Generator, spread: Spread = in_one_piece
 ) -> Cooling:
     """Cooled in one step and without moves: draws of the reference, then some of these by their weights."""
     z, n_drawn = start.draws(n, rng)
@@ -256,20 +266,19 @@ def reweighted(
     )  # fmt: skip
 
 
-def energies_of(kernels: Any, task: Task, start: Start, z: Array, spread: Spread = map) -> tuple[Array, Array]:
+def energies_of(kernels: Any, task: Task, start: Start, z: Array, spread: Spread = in_one_piece) -> tuple[Array, Array]:
     """-log likelihood less the task's constant, less the reference's energy and not, at (n, n_parameters)."""
     return _weighed(kernels, task, start, z, spread, Rooms(task, start))
 
 
 def _weighed(kernels: Any, task: Task, start: Start, z: Array, spread: Spread, rooms: Rooms) -> tuple[Array, Array]:
     energies, misfit = np.empty((2, len(z)))
-    edges = [len(z) * piece // PIECES for piece in range(PIECES + 1)]
 
-    def weigh(piece: int) -> None:
-        rows, room = slice(*edges[piece : piece + 2]), rooms.own
-        kernels.weigh(task, start.arrays, room.state, room.score, z[rows], room.scratch, energies[rows], misfit[rows])
+    def weigh(a: int, b: int) -> None:
+        room = rooms.own
+        kernels.weigh(task, start.arrays, room.state, room.score, z[a:b], room.scratch, energies[a:b], misfit[a:b])
 
-    list(spread(weigh, range(PIECES)))
+    spread(weigh, len(z))
     return energies, misfit
 
 

@@ -131,23 +131,24 @@ def mean_evidence(log_z: Array) -> Evidence:
 
 def surer_of(one: Evidence, other: Evidence) -> Evidence:
     """The surer of two estimates; where they contradict each other, its error is half their difference at least."""
-    surer, apart = min(one, other, key=lambda found: found.error), abs(one.log_z - other.log_z)
-    if apart > CONTRADICTORY * math.hypot(one.error, other.error):
-        return surer._replace(error=max(surer.error, 0.5 * apart))
+    surer = min(one, other, key=lambda found: found.error)
+    if contradictory(one, other):
+        return surer._replace(error=max(surer.error, 0.5 * abs(one.log_z - other.log_z)))
     return surer
 
 
-def joined(chains: Evidence, particles: Evidence) -> Evidence:
-    """Mean of two independent estimates, weighted by their errors; that of the chains where they contradict each other.
+def joined(one: Evidence, other: Evidence) -> Evidence:
+    """Mean of two independent estimates, weighted by their errors, with the gap of the first."""
+    both = math.hypot(one.error, other.error)
+    if math.isinf(both):
+        return one
+    share = (one.error / both) ** 2
+    return Evidence((1.0 - share) * one.log_z + share * other.log_z, one.error * other.error / both, one.gap)
 
-    Particles may have lost a mode that chains have found again.
-    """
-    apart, both = abs(chains.log_z - particles.log_z), math.hypot(chains.error, particles.error)
-    if math.isinf(both) or apart > CONTRADICTORY * both:
-        return chains
-    share = (chains.error / both) ** 2
-    log_z = (1.0 - share) * chains.log_z + share * particles.log_z
-    return Evidence(log_z, chains.error * particles.error / both, chains.gap)
+
+def contradictory(one: Evidence, other: Evidence) -> bool:
+    """Whether two estimates differ by more than their errors say."""
+    return abs(one.log_z - other.log_z) > CONTRADICTORY * math.hypot(one.error, other.error)
 
 
 def softmax(score: Array) -> Array:

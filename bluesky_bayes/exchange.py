@@ -80,7 +80,7 @@ def barrier_of(cooling: Cooling) -> float:
 
 def _respaced(cooling: Cooling) -> tuple[Array, Array, float]:
     """`respaced` by some of the particles."""
-    thin = 1 + cooling.energies.shape[1] // MOST_ENERGIES
+    thin = -(-cooling.energies.shape[1] // MOST_ENERGIES)
     return respaced(cooling.betas, list(cooling.energies[:, ::thin]))
 
 

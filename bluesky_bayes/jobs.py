@@ -10,19 +10,21 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Self
+from itertools import chain as flat
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from bluesky_bayes.cooling import SWEEPS, Cooling, Spread, cooled, energies_of, reweighted
+from bluesky_bayes.cooling import SWEEPS, Cooling, Spread, cooled, energies_of, in_one_piece, reweighted
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import (
     UNKNOWN,
     WORST_R_HAT,
     Evidence,
+    contradictory,
     evidence,
     joined,
     softmax,
@@ -38,9 +40,10 @@ from bluesky_bayes.sampler import SHORTEST, Info, Path, Sampler, Settings, State
 from bluesky_bayes.smc import SequentialMonteCarlo
 from bluesky_bayes.tasks import groups_of
 
+_T = TypeVar("_T")
 EXCHANGE, INDEPENDENCE = Exchange(), Independence()
 SAMPLERS: dict[str, Sampler] = {s.name: s for s in (EXCHANGE, SequentialMonteCarlo(), INDEPENDENCE)}
-LOOK, EXPLORE, REPEAT, NARROW = (16, 8), (64, SWEEPS), (32, SWEEPS), (32, SWEEPS)
+LOOK, EXPLORE, REPEAT, NARROW = (12, 8), (64, SWEEPS), (32, SWEEPS), (32, SWEEPS)
 LOOKING, EXPLORING, EXPLORING_MORE, REPEATING, NARROWING = 100_000, 200_000, 250_000, 300_000, 400_000
 BRIDGING = 500_000
 """First of the random streams of each kind of work; those of a chain's rounds are below."""
@@ -48,13 +51,16 @@ NEAR, NEAR_EARLIER, EARLIER_WIDER = 2.0, 4.0, 3.0
 IN_QUESTION = 10.0
 FINE, LEAST = 0.1, 2.0 / 3.0
 """Wanted error from which down the first round has its full length; the least share of it."""
-MOST_BRIDGED = 4000
+MOST_BRIDGED, ALIKE = 4000, 3.0
+"""Draws of the posterior in each half; the ratio of two errors from which on the less sure estimate adds nothing."""
 TRIED, MATCHED, SURE = 1000, 0.2, 0.5
 """Draws of a mixture that are tried; their effective share, and the error of the cooling that led to the mixture, from
 which on no temperatures are needed."""
 SURE_OF_ALL = 0.3
 """Error of both coolings together from which down their evidence counts: else they may have lost modes."""
 FEW_DRAWS = 50
+PIECES = 2
+"""For each thread, where a job is divided: they take not quite as long as one another."""
 REFITS, FEW = 4, 0.25
 """Refits of an earlier posterior's mixture, and the error of its draws beyond which too few are left to fit one."""
 
@@ -119,7 +125,7 @@ class Job:
         self.sampler = sampler or EXCHANGE
         self.groups = groups_of(model)
         self.keys = [chain_key(seed, model.name, chain) for chain in range(settings.chains)]
-        self.spread: Spread = map
+        self.spread: Spread = in_one_piece
         self.states: tuple[State, ...] = ()
         self.infos: tuple[Info, ...] = ()
         self.looking = False
@@ -253,17 +259,17 @@ class Job:
 
     def weigh(self) -> None:
         """Evidence by both estimators."""
-        drawn = sum(info.n_drawn for info in self.infos)
-        share = self.length * len(self.infos) / drawn
-        self.ladder = _over_prior(self.sampler.evidence(self.path, self.infos), self.path.start, share, drawn)
+        infos, drawn = self.infos, sum(info.n_drawn for info in self.infos)
+        share = self.length * len(infos) / drawn
+        self.ladder = _over_prior(self.sampler.evidence(self.path, infos), self.path.start, share, drawn)
         if self.sampler is INDEPENDENCE:
-            self.bridge = _over_prior(INDEPENDENCE.bridge(self.path, self.infos), self.path.start, share, drawn)
+            self.bridge = _over_prior(INDEPENDENCE.bridge(self.path, infos), self.path.start, share, drawn)
         elif len(self.task.tables) and not self.from_prior:
             self.bridge = self._bridged()
 
     def _bridged(self) -> Evidence:
         """Bridge sampling by both halves of the chains: their mean, which is no surer than they agree."""
-        one, other = self.spread(self._bridged_by, range(2))
+        one, other = flat.from_iterable(self.spread(lambda a, b: [self._bridged_by(half) for half in range(a, b)], 2))
         apart = abs(one.log_z - other.log_z)
         return Evidence(0.5 * (one.log_z + other.log_z), 0.5 * max(math.hypot(one.error, other.error), apart), 0.0)
 
@@ -289,8 +295,19 @@ class Job:
 
     @property
     def evidence(self) -> Evidence:
-        """By the chains and the particles at which they began, or by the bridge where that is surer."""
-        return surer_of(joined(self.ladder, self.particles), self.bridge)
+        """By the chains, the particles at which they began, and the bridge.
+
+        Particles may have lost a mode that chains have found again. The bridge knows nothing of a ladder from the
+        prior, so that both count where they are about as sure; of one from a mixture it knows the cold end, so that the
+        surer counts.
+        """
+        chains = self.ladder
+        if not contradictory(chains, self.particles):
+            chains = joined(chains, self.particles)
+        surer, errors = surer_of(chains, self.bridge), sorted((chains.error, self.bridge.error))
+        if self.path.start.fitted or contradictory(chains, self.bridge) or errors[1] > ALIKE * errors[0]:
+            return surer
+        return joined(surer, self.bridge if chains.error < self.bridge.error else chains)
 
     @property
     def length(self) -> int:
@@ -356,9 +373,12 @@ class Crew:
 
         list(self.jobs.map(counted, *arguments))
 
-    def spread(self, function: Callable[[int], Any], numbers: Iterable[int]) -> Iterable[Any]:
-        """Do the pieces of a job side by side where fewer jobs than threads are left."""
-        return map(function, numbers) if self.left >= self.threads else self.pieces.map(function, numbers)
+    def spread(self, function: Callable[[int, int], _T], n: int, /) -> list[_T]:
+        """Do the pieces of a job side by side where fewer jobs than threads are left: a `Spread`."""
+        if self.left >= self.threads:
+            return in_one_piece(function, n)
+        edges = np.linspace(0, n, min(n, PIECES * self.threads) + 1).astype(int).tolist()
+        return list(self.pieces.map(function, edges[:-1], edges[1:]))
 
     def __enter__(self) -> Self:
         """Enter a context that ends the threads."""

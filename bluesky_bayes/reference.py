@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -57,15 +56,13 @@ class Start:
         if n == 0 or not self.weights.size:
             return rng.standard_normal((n, d)), n
         found: list[Array] = []
-        missing, drawn, edges = n, 0, np.cumsum(self.weights)
+        missing, drawn = n, 0
         while missing:
             m = missing + 100
-            term = np.minimum(np.searchsorted(edges, edges[-1] * rng.random(m)), edges.size - 1)
-            normal, z = rng.standard_normal((m, d)), self.means[term]
-            order = np.argsort(term, kind="stable")
-            parts = np.split(order, np.searchsorted(term[order], np.arange(1, edges.size)))
-            for rows, factor in zip(parts, self.factors, strict=True):
-                z[rows] += normal[rows] @ factor.T
+            edges = np.cumsum(rng.multinomial(m, self.weights))
+            parts = np.split(rng.standard_normal((m, d)), edges[:-1])
+            terms = zip(parts, self.means, self.factors, strict=True)
+            z = np.concatenate([mean + part @ factor.T for part, mean, factor in terms])[rng.permutation(m)]
             good = np.flatnonzero(self._ordered(z))
             drawn += m if good.size <= missing else int(good[missing])
             found.append(z[good[:missing]])
@@ -77,6 +74,11 @@ class Start:
         for group in self.groups:
             good &= np.all(np.diff(z[:, group.columns[:, group.location]], axis=1) >= 0.0, axis=1)
         return good
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it was fitted to draws: then it has at least two terms."""
+        return self.weights.size > 1
 
     @property
     def log_labels(self) -> float:
@@ -151,14 +153,15 @@ def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator, 
     centre, sd = points.mean(axis=0), np.sqrt(points.var(axis=0) + 1e-12)
     scaled = (points - centre) / sd
     unit = sd[:, None] * np.linalg.cholesky(scaled.T @ scaled / n + RIDGE * np.eye(d))
-    u, (rows, columns) = np.linalg.solve(unit, (points - centre).T).T, np.triu_indices(d)
+    u = np.linalg.solve(unit, (points - centre).T).astype(np.float32, order="C")
     # Each log density is linear in products of coordinates, so that both halves of a step are matrix products, in
     # float32, whose rounding is far below `ROUND`.
-    products: Any = np.concatenate([u[:, rows] * u[:, columns], u, np.ones((n, 1))], axis=1).astype(np.float32)
+    products = np.concatenate([u[:1] * u, *(u[i] * u[i:] for i in range(1, d)), u, np.ones_like(u[:1])])
+    rows, columns = np.triu_indices(d)
     n_terms = max(1, min(TERMS - 2, np.unique(points[:, 0]).size // (POINTS_PER_DIMENSION * d)))
     pooled = ROUND * np.eye(d)
-    pooled[rows, columns] = pooled[columns, rows] = pooled[rows, columns] + (u.T @ u / n)[rows, columns]
-    means, weights = _far_apart(u, n_terms, rng), np.full(n_terms, 1.0 / n_terms)
+    pooled[rows, columns] = pooled[columns, rows] = pooled[rows, columns] + (u @ u.T / n)[rows, columns]
+    means, weights = _far_apart(u.T.astype(np.float64), n_terms, rng), np.full(n_terms, 1.0 / n_terms)
     covariance = np.tile(pooled, (n_terms, 1, 1))
     for _ in range(EM_STEPS):
         inverse = np.linalg.inv(covariance)
@@ -166,7 +169,7 @@ def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator, 
         constant = np.log(weights) - 0.5 * np.linalg.slogdet(covariance)[1] - 0.5 * np.sum(pull * means, axis=1)
         square = inverse[:, rows, columns] * np.where(rows == columns, -0.5, -1.0)
         density = np.concatenate([square, pull, constant[:, None]], axis=1).astype(np.float32)
-        moments = (softmax(density @ products.T) @ products).astype(np.float64)
+        moments = (softmax(density @ products) @ products.T).astype(np.float64)
         count = moments[:, -1] + 1e-9
         weights, moments = count / count.sum(), moments / count[:, None]
         means = moments[:, len(rows) : len(rows) + d]

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from scipy import stats
 import bluesky_bayes.families
 from bluesky_bayes import Analysis, Component, Gaussian, Model, Poisson, Settings, StudentT, devices, select, shapes
 from bluesky_bayes.candidates import family
-from bluesky_bayes.cooling import PIECES
 from bluesky_bayes.devices import CUDA, PROCESSOR, Device, device, find_gpus, why_no_gpu
 from bluesky_bayes.families import peaks
 from bluesky_bayes.inference import warm_up
@@ -379,16 +377,12 @@ class Pretended(Card):
             before = found[-1][0].copy()
             if task.free.size:
                 host.find_stride(before, parents, task.free, order, share, strides, level)
-            after, hits = (np.empty_like(cloud), np.empty(len(cloud)), np.empty(len(cloud))), []
-            edges = [len(parents) * piece // PIECES for piece in range(PIECES + 1)]
-            for a, b in pairwise(edges):
-                rows = slice(a * n_sweeps, b * n_sweeps)
-                host.move_particles(
-                    task, reference, state, score, betas[level], steps, strides, level, parents[a:b], a, n_sweeps,
-                    before, number, key0, key1, scratch, *(values[rows] for values in after),
-                )  # fmt: skip
-                hits.append(scratch.hits.copy())
-            counted = np.sum(hits, axis=0)
+            after = np.empty_like(cloud), np.empty(len(cloud)), np.empty(len(cloud))
+            host.move_particles(
+                task, reference, state, score, betas[level], steps, strides, level, parents, 0, n_sweeps, before,
+                number, key0, key1, scratch, *after,
+            )  # fmt: skip
+            counted = scratch.hits.copy()
             found.append(after)
             chosen.append(parents.copy())
         clouds, energies, misfit = (np.stack(values) for values in zip(*found[1:], strict=True))

@@ -3,6 +3,8 @@
 import math
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -17,8 +19,9 @@ from problems import (
 )
 
 from bluesky_bayes import Dataset, Gaussian, Selection, jobs, select, select_iter, select_many
-from bluesky_bayes.evidence import NOTHING, UNKNOWN, Evidence, evidence, joined, surer_of
+from bluesky_bayes.evidence import NOTHING, UNKNOWN, Evidence, evidence, surer_of
 from bluesky_bayes.families import peaks
+from bluesky_bayes.jobs import Job
 
 KNOWN = Gaussian(0.1)
 
@@ -51,7 +54,7 @@ def test_sequential_monte_carlo_finds_the_evidence_of_peaks_in_a_box(count: int)
 
 def test_independent_draws_give_evidence_and_posterior_of_what_is_determined() -> None:
     data, candidates = nagata_2012(), nagata_candidates(range(0, 5))
-    quick, slow = (select(data, candidates, KNOWN, seed=1, sampler=sampler) for sampler in ("auto", "exchange"))
+    quick, slow = (select(data, candidates, KNOWN, seed=2, sampler=sampler) for sampler in ("auto", "exchange"))
     assert [p.diagnostics.sampler for p in quick.posteriors[1:]] == [*["independence"] * 3, "exchange"]
     assert any(
         note.startswith("sampled by independent draws from a fitted mixture (1 peak, 2 peaks, 3 peaks); replica")
@@ -225,12 +228,26 @@ def test_estimates_that_contradict_each_other_are_no_surer_than_half_their_diffe
     assert surer_of(ladder, UNKNOWN) == ladder
 
 
-def test_chains_and_the_particles_at_which_they_began_are_averaged_unless_they_contradict_each_other() -> None:
-    chains = Evidence(10.0, 0.3, 0.01)
-    mean = joined(chains, Evidence(10.5, 0.4, 0.0))
-    assert mean == pytest.approx((10.0 + 0.36 * 0.5, 0.24, 0.01))
-    assert joined(chains, Evidence(8.0, 0.4, 0.0)) == chains
-    assert joined(chains, UNKNOWN) == chains
+def test_estimates_that_do_not_know_of_each_other_are_averaged_unless_they_contradict_each_other() -> None:
+    def of_all(ladder: Evidence, particles: Evidence, bridge: Evidence, fitted: bool = False) -> Evidence:
+        path = SimpleNamespace(start=SimpleNamespace(fitted=fitted))
+        job = SimpleNamespace(ladder=ladder, particles=particles, bridge=bridge, path=path)
+        return cast(Evidence, vars(Job)["evidence"].fget(job))
+
+    ladder, particles = Evidence(10.0, 0.3, 0.01), Evidence(10.5, 0.4, 0.0)
+    both, bridge = Evidence(10.18, 0.24, 0.01), Evidence(10.68, 0.18, 0.0)
+    assert of_all(ladder, UNKNOWN, UNKNOWN) == ladder
+    assert of_all(ladder, particles, UNKNOWN) == pytest.approx(both)
+    assert of_all(ladder, particles._replace(log_z=8.0), UNKNOWN) == ladder
+    # From the prior all three count, and the gap is that of what counts most.
+    assert of_all(ladder, particles, bridge) == pytest.approx((10.5, 0.144, 0.0))
+    assert of_all(ladder, particles, bridge._replace(error=0.32)) == pytest.approx((10.36, 0.192, 0.01))
+    assert of_all(ladder, particles, bridge._replace(log_z=13.18)) == pytest.approx((13.18, 1.5, 0.0))
+    # What is much less sure adds nothing but its own mistakes.
+    assert of_all(ladder, particles, bridge._replace(error=0.06)) == bridge._replace(error=0.06)
+    # A ladder from a mixture and the bridge share their cold end.
+    assert of_all(ladder, UNKNOWN, bridge, fitted=True) == bridge
+    assert of_all(ladder, UNKNOWN, bridge._replace(error=0.4), fitted=True) == ladder
 
 
 def test_particles_on_the_way_from_the_prior_count_also_after_they_were_saved(tmp_path: Path) -> None:
