@@ -307,7 +307,7 @@ class Job:
         surer, errors = surer_of(chains, self.bridge), sorted((chains.error, self.bridge.error))
         if self.path.start.fitted or contradictory(chains, self.bridge) or errors[1] > ALIKE * errors[0]:
             return surer
-        return joined(surer, self.bridge if chains.error < self.bridge.error else chains)
+        return joined(surer, self.bridge if chains.error <= self.bridge.error else chains)
 
     @property
     def length(self) -> int:

@@ -389,7 +389,7 @@ def _write_safely(path: Path, text: bytes) -> None:
 
 
 def _read(path: Path) -> dict[str, Entry]:
-    """Entries by uid, in the order in which runs began; a line that was cut by a power failure is left out."""
+    """Entries by uid, in the order in which runs began or were done; a line that a power failure cut is left out."""
     entries: dict[str, Entry] = {}
     if not path.exists():
         return entries
@@ -399,7 +399,7 @@ def _read(path: Path) -> dict[str, Entry]:
         except (ValueError, TypeError):
             logger.warning("line %d of %s is no record and left out: was the power cut?", number, path)
             continue
-        if entry.state == BEGUN:  # perhaps once more
+        if entry.state == DONE or (entry.state == BEGUN and not entry.reason):  # it may have begun once more
             entries.pop(entry.uid, None)
         entries[entry.uid] = entry
     return entries

@@ -235,6 +235,20 @@ def test_a_run_that_is_given_up_leaves_no_file_open_and_is_kept_whole_when_it_co
         assert [name for name, _ in kept] == [name for name, _ in documents]
 
 
+def test_a_restart_lists_runs_in_the_order_in_which_they_began(tmp_path: Path) -> None:
+    with_reason, ended = "a", "b"
+    first = Journal(tmp_path, DIGEST)
+    for uid in (with_reason, ended):
+        first.begin(uid, f"run {uid}")
+    first.end(ended)
+    first.give_up(with_reason, "the callback was closed")
+    first.close(SECONDS)
+    again = Journal(tmp_path, DIGEST)
+    again.close(SECONDS)
+    assert [entry.uid for entry in first.unfinished()] == [with_reason, ended]
+    assert [entry.uid for entry in again.unfinished()] == [with_reason, ended]
+
+
 def test_a_result_that_was_refused_is_kept_until_it_is_asked_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
