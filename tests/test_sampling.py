@@ -244,7 +244,8 @@ def test_estimates_that_do_not_know_of_each_other_are_averaged_unless_they_contr
     assert of_all(ladder, particles, bridge._replace(error=0.32)) == pytest.approx((10.36, 0.192, 0.01))
     assert of_all(ladder, particles, bridge._replace(log_z=13.18)) == pytest.approx((13.18, 1.5, 0.0))
     # What is much less sure adds nothing but its own mistakes.
-    assert of_all(ladder, particles, bridge._replace(error=0.06)) == bridge._replace(error=0.06)
+    sure = Evidence(10.3, 0.06, 0.0)
+    assert of_all(ladder, particles, sure) == sure
     # A ladder from a mixture and the bridge share their cold end.
     assert of_all(ladder, UNKNOWN, bridge, fitted=True) == bridge
     assert of_all(ladder, UNKNOWN, bridge._replace(error=0.4), fitted=True) == ladder
