@@ -7,13 +7,13 @@ after round, until the evidence is sure.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain as flat
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -259,17 +259,18 @@ class Job:
 
     def weigh(self) -> None:
         """Evidence by both estimators."""
-        infos, drawn = self.infos, sum(info.n_drawn for info in self.infos)
-        share = self.length * len(infos) / drawn
-        self.ladder = _over_prior(self.sampler.evidence(self.path, infos), self.path.start, share, drawn)
+        drawn = sum(info.n_drawn for info in self.infos)
+        share = self.length * len(self.infos) / drawn
+        self.ladder = _over_prior(self.sampler.evidence(self.path, self.infos), self.path.start, share, drawn)
         if self.sampler is INDEPENDENCE:
-            self.bridge = _over_prior(INDEPENDENCE.bridge(self.path, infos), self.path.start, share, drawn)
+            self.bridge = _over_prior(INDEPENDENCE.bridge(self.path, self.infos), self.path.start, share, drawn)
         elif len(self.task.tables) and not self.from_prior:
             self.bridge = self._bridged()
 
     def _bridged(self) -> Evidence:
         """Bridge sampling by both halves of the chains: their mean, which is no surer than they agree."""
-        one, other = flat.from_iterable(self.spread(lambda a, b: [self._bridged_by(half) for half in range(a, b)], 2))
+        halves = self.spread(lambda a, b: [self._bridged_by(half) for half in range(a, b)], 2)
+        one, other = itertools.chain.from_iterable(halves)
         apart = abs(one.log_z - other.log_z)
         return Evidence(0.5 * (one.log_z + other.log_z), 0.5 * max(math.hypot(one.error, other.error), apart), 0.0)
 
@@ -304,10 +305,10 @@ class Job:
         chains = self.ladder
         if not contradictory(chains, self.particles):
             chains = joined(chains, self.particles)
-        surer, errors = surer_of(chains, self.bridge), sorted((chains.error, self.bridge.error))
-        if self.path.start.fitted or contradictory(chains, self.bridge) or errors[1] > ALIKE * errors[0]:
-            return surer
-        return joined(surer, self.bridge if chains.error <= self.bridge.error else chains)
+        surer, other = sorted((chains, self.bridge), key=lambda found: found.error)
+        if self.path.start.fitted or contradictory(surer, other) or other.error > ALIKE * surer.error:
+            return surer_of(surer, other)
+        return joined(surer, other)
 
     @property
     def length(self) -> int:

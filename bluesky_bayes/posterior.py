@@ -97,7 +97,8 @@ class Diagnostics:
         Log evidence and its standard error by the temperatures: Bennett's ratio, or the clouds' mean; of independent
         draws the mean of their weights.
     bridge : (float, float), optional
-        The same by bridge sampling between the posterior and a mixture fitted to it; the surer of both is reported.
+        The same by bridge sampling between the posterior and a mixture fitted to it. The surer of both is reported, or
+        their mean where the ladder begins at the prior and they are about as sure.
     particles : (float, float), optional
         The same by the particles at which ladders from the prior began, where these count: together with `ladder`.
     sampler : str

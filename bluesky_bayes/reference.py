@@ -50,6 +50,11 @@ class Start:
     means: Array
     factors: Array
 
+    @property
+    def fitted(self) -> bool:
+        """Whether it was fitted to particles near the posterior."""
+        return self.weights.size > 1
+
     def draws(self, n: int, rng: np.random.Generator) -> tuple[Array, int]:
         """Independent draws (n, n_parameters) with components in order, and how many were drawn to find them."""
         d = self.means.shape[1]
@@ -74,11 +79,6 @@ class Start:
         for group in self.groups:
             good &= np.all(np.diff(z[:, group.columns[:, group.location]], axis=1) >= 0.0, axis=1)
         return good
-
-    @property
-    def fitted(self) -> bool:
-        """Whether it was fitted to draws: then it has at least two terms."""
-        return self.weights.size > 1
 
     @property
     def log_labels(self) -> float:

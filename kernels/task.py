@@ -292,7 +292,7 @@ def aligned(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
 
 
 def laid_out(*wanted: tuple[int | tuple[int, ...], npt.DTypeLike]) -> list[Array]:
-    """Arrays like `aligned`, of some shapes and types: all in one piece of memory, which takes a third of the time."""
+    """Arrays like `aligned`, of some shapes and types: all in one piece of memory, since each piece takes its time."""
     places, end = [], GUARD
     for shape, dtype in wanted:
         rows = (shape,) if isinstance(shape, int) else shape
