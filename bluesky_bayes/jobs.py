@@ -56,6 +56,8 @@ MOST_BRIDGED, ALIKE = 4000, 3.0
 TRIED, MATCHED, SURE = 1000, 0.2, 0.5
 """Draws of a mixture that are tried; their effective share, and the error of the cooling that led to the mixture, from
 which on no temperatures are needed."""
+FEW_TRIED, MATCHED_BY_FEW = 100, 0.05
+"""Draws that are tried first; below this share of them the others need not be."""
 SURE_OF_ALL = 0.3
 """Error of both coolings together from which down their evidence counts: else they may have lost modes."""
 FEW_DRAWS = 50
@@ -190,7 +192,10 @@ class Job:
 
     def _tried(self, fitted: Start, way: Cooling, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
         """A mixture that was fitted to particles, if these are sure enough to know all of the posterior."""
-        return self._matched(fitted, TRIED, 0, rng) if self.auto and way.error < SURE else None
+        if not self.auto or way.error > SURE:
+            return None
+        few = reweighted(self.kernels, self.task, fitted, FEW_TRIED, rng, self.spread)
+        return self._matched(fitted, TRIED, 0, rng) if _counting(few) > MATCHED_BY_FEW else None
 
     def _matched(self, start: Start, n: int, refits: int, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
         """The mixture, or one fitted to its weighted draws, if it matches the posterior: then its draws are sampled.
@@ -199,7 +204,7 @@ class Job:
         """
         for refit in range(refits + 1):
             tried = reweighted(self.kernels, self.task, start, n, rng, self.spread)
-            if 1.0 > MATCHED * n * np.sum(softmax(-tried.energies[0]) ** 2):
+            if _counting(tried) > MATCHED:
                 self.sampler = INDEPENDENCE
                 return start, tried
             if refit == refits or tried.error > FEW:
@@ -346,6 +351,11 @@ class Job:
             self.kernels, self.task, standing.start, standing.betas, state.steps, state.strides, self.groups
         )
         self.weigh()
+
+
+def _counting(tried: Cooling) -> float:
+    """Effective share of the reference's draws in what is `reweighted`."""
+    return float(1.0 / (tried.energies.shape[1] * np.sum(softmax(-tried.energies[0]) ** 2)))
 
 
 def _over_prior(ratio: Evidence, start: Start, share: float, drawn: float) -> Evidence:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import softmax
@@ -153,15 +154,16 @@ def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator, 
     centre, sd = points.mean(axis=0), np.sqrt(points.var(axis=0) + 1e-12)
     scaled = (points - centre) / sd
     unit = sd[:, None] * np.linalg.cholesky(scaled.T @ scaled / n + RIDGE * np.eye(d))
-    u = np.linalg.solve(unit, (points - centre).T).astype(np.float32, order="C")
+    u = (np.linalg.inv(unit) @ (points - centre).T).astype(np.float32)
     # Each log density is linear in products of coordinates, so that both halves of a step are matrix products, in
-    # float32, whose rounding is far below `ROUND`.
+    # float32, whose rounding is far below `ROUND`; each half goes along the rows of its second factor.
     products = np.concatenate([u[:1] * u, *(u[i] * u[i:] for i in range(1, d)), u, np.ones_like(u[:1])])
+    by_point = np.ascontiguousarray(products.T)
     rows, columns = np.triu_indices(d)
     n_terms = max(1, min(TERMS - 2, np.unique(points[:, 0]).size // (POINTS_PER_DIMENSION * d)))
     pooled = ROUND * np.eye(d)
     pooled[rows, columns] = pooled[columns, rows] = pooled[rows, columns] + (u @ u.T / n)[rows, columns]
-    means, weights = _far_apart(u.T.astype(np.float64), n_terms, rng), np.full(n_terms, 1.0 / n_terms)
+    means, weights = u[:, _far_apart(u, n_terms, rng)].T.astype(np.float64), np.full(n_terms, 1.0 / n_terms)
     covariance = np.tile(pooled, (n_terms, 1, 1))
     for _ in range(EM_STEPS):
         inverse = np.linalg.inv(covariance)
@@ -169,7 +171,7 @@ def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator, 
         constant = np.log(weights) - 0.5 * np.linalg.slogdet(covariance)[1] - 0.5 * np.sum(pull * means, axis=1)
         square = inverse[:, rows, columns] * np.where(rows == columns, -0.5, -1.0)
         density = np.concatenate([square, pull, constant[:, None]], axis=1).astype(np.float32)
-        moments = (softmax(density @ products) @ products.T).astype(np.float64)
+        moments = (softmax(density @ products) @ by_point).astype(np.float64)
         count = moments[:, -1] + 1e-9
         weights, moments = count / count.sum(), moments / count[:, None]
         means = moments[:, len(rows) : len(rows) + d]
@@ -192,12 +194,13 @@ def _log_weight(weights: Array, whiten: Array) -> Array:
     return log_weight
 
 
-def _far_apart(points: Array, n: int, rng: np.random.Generator) -> Array:
-    """Some of the points, each drawn in proportion to its squared distance from those before (k-means++)."""
-    chosen = [int(rng.integers(len(points)))]
-    nearest = np.full(len(points), np.inf)
+def _far_apart(points: npt.NDArray[np.float32], n: int, rng: np.random.Generator) -> list[int]:
+    """Columns of points (n_parameters, n_points), each drawn by its squared distance from those before (k-means++)."""
+    chosen = [int(rng.integers(points.shape[1]))]
+    nearest = np.full(points.shape[1], np.inf, dtype=np.float32)
     while len(chosen) < n:
-        nearest = np.minimum(nearest, np.sum((points - points[chosen[-1]]) ** 2, axis=1))
+        apart = points - points[:, chosen[-1], None]
+        nearest = np.minimum(nearest, np.einsum("ij,ij->j", apart, apart))
         edges = np.cumsum(nearest)
-        chosen.append(int(min(np.searchsorted(edges, edges[-1] * rng.random()), len(points) - 1)))
-    return points[chosen]
+        chosen.append(int(min(np.searchsorted(edges, edges[-1] * rng.random()), nearest.size - 1)))
+    return chosen
