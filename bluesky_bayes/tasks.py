@@ -35,6 +35,8 @@ from bluesky_bayes.priors import SCORES, Z_MAX, Prior, quantile_table
 
 EPS = float(np.finfo(np.float32).eps)
 FEWEST_FOR_CELLS = 64
+ALWAYS, NOW_AND_THEN = 3, 1
+"""Steps in every fourth sweep that carry the amplitudes along with shapes; in the others there is one less."""
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -191,7 +193,7 @@ def make_task(blocks: Sequence[Block], model: Model, single: bool) -> Task:
         step_group=step_groups(model),
         **jumps,
         **_ends(model, blocks, dtype),
-        **_linear(model, blocks, index, tables, bool(jumps["jump_term"].size)),
+        **_linear(model, index, tables, bool(jumps["jump_term"].size)),
         tables=tables,
         z_max=np.array([Z_MAX]),
     )
@@ -381,23 +383,26 @@ def _cells(x: Array, dtype: Any) -> _Cells:
     return _Cells(float(x[0]), CELLS / float(x[-1] - x[0]), first.astype(np.int64), last.astype(np.int64))
 
 
-def _linear(
-    model: Model, blocks: Sequence[Block], index: dict[str, int], tables: Array, jumps: bool
-) -> dict[str, Array]:
+def _linear(model: Model, index: dict[str, int], tables: Array, jumps: bool) -> dict[str, Array]:
     """Amplitudes that are carried along when shapes change.
 
-    Two and more that are nothing else than amplitudes, with Gaussian noise, of components that do not jump: where
-    curves look alike everywhere, shapes and amplitudes make up for each other.
+    Two and more that are nothing else than amplitudes: where curves look alike, shapes and amplitudes make up for each
+    other. Components of one kind, each at a place of its own, do not look like a constant, but wide ones look like a
+    slope or a bend: theirs are carried along now and then.
     """
-    shapes = {slot.parameter for term in model.terms for slot in term.slots[1:]}
+    shaped = [term for term in model.terms if any(slot.parameter is not None for slot in term.slots[1:])]
+    shapes = {slot.parameter for term in shaped for slot in term.slots[1:]}
     amplitudes = {term.slots[0].parameter for term in model.terms}
     names = [name for name in index if name in amplitudes - shapes]
     free = [j for name, j in index.items() if name not in names]
-    gaussian = all(block.kind == GAUSSIAN for block in blocks)
-    if len(names) < 2 or not shapes & set(index) or not gaussian or jumps:
+    background = Counter(term.block for term in model.terms if term not in shaped)
+    placed = all(any(p.role == "location" for p in term.component.parameters) for term in shaped)
+    apart = placed and (jumps or len(shaped) == 1)
+    if len(names) < 2 or not shaped or (apart and max(background.values(), default=0) < 2):
         names, free = [], []
     mean, variance = _moments(tables[[index[name] for name in names]]) if names else np.zeros((2, 0))
     return {
+        "carries": _ints([0 if not names else NOW_AND_THEN if jumps or apart else ALWAYS]),
         "linear": _ints(index[name] for name in names),
         "linear_of": _ints(names.index(p) if (p := t.slots[0].parameter) in names else -1 for t in model.terms),
         "linear_mean": mean,

@@ -421,7 +421,9 @@ class Traits(NamedTuple):
     from_prior : bool
         Whether the reference is the prior.
     carries : bool
-        Whether amplitudes are carried along with their shapes: such models have no jumps.
+        Whether amplitudes are carried along with their shapes.
+    jumps : bool
+        Whether components may jump; told apart only where amplitudes are carried along.
     several : bool
         Whether there is more than one block.
     """
@@ -430,6 +432,7 @@ class Traits(NamedTuple):
     known: bool | None
     from_prior: bool
     carries: bool = False
+    jumps: bool = True
     several: bool = False
 
     @classmethod
@@ -441,6 +444,7 @@ class Traits(NamedTuple):
             known.pop() if len(known) == 1 else None,
             not reference.log_weight.size,
             bool(task.linear.size),
+            bool(task.jump_term.size) or not task.linear.size,
             task.noise.size > 1,
         )
 
@@ -462,7 +466,7 @@ class Traits(NamedTuple):
                 "task.block_start[block]": "0",
                 "task.block_start[block + 1]": "task.x.size",
             }
-        if self.carries:
+        if not self.jumps:
             settled["task.jump_term.size"] = "0"
         if self.from_prior:
             settled["reference.log_weight.size"] = "0"

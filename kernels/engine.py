@@ -45,7 +45,7 @@ BINS, JUMP_EVERY = 24, 4
 ROOT_2PI = 2.5066282746310002
 EDGE, OUTSIDE = 0.01, 10.0
 NO_GAIN, PARTS = -60.0, 1048576.0
-CARRIES, REDRAW_EVERY, STRIDE, NARROWEST = 2, 4, 2.38, 1e-14
+SELDOM, REDRAWS, STRIDE, NARROWEST = 4, 3, 2.38, 1e-14
 ENDLESS, BY_SD, BY_PRECISION = 0, 1, 2
 CELLS, EVERYWHERE, SUM_EVERY, FALL = 256, 1 << 62, 4, 1e3
 REACH = 5.65 if SINGLE else 8.5
@@ -710,6 +710,45 @@ def product(weight, w0, a, a0, b, b0, n):
     return total
 
 
+@inner
+def product_of_counts(exposure, y, inverse_y, w0, a, a0, n):
+    """`product` of a rate and the counts, in units of their variance."""
+    w, i0 = U64(w0), U64(a0)
+    total = 0.0
+    for i in range(U64(n)):
+        total += float(exposure[w + i]) * float(a[i0 + i]) * float(y[w + i]) * float(inverse_y[w + i])
+    return total
+
+
+@inner
+def product_of_rates(exposure, inverse_y, w0, a, a0, b, b0, n):
+    """`product` of two rates, in units of the variance of counts."""
+    w, i0, j0 = U64(w0), U64(a0), U64(b0)
+    total = 0.0
+    for i in range(U64(n)):
+        rate = float(exposure[w + i]) * float(a[i0 + i])
+        total += rate * float(inverse_y[w + i]) * float(exposure[w + i]) * float(b[j0 + i])
+    return total
+
+
+@small
+def overlap(task, state, block, at, other):
+    """Weighted sum of the products of two curves; of counts the variance is what was counted, one at least."""
+    a, n, curves = task.block_start[block], points_of(task, block), state.curves
+    if task.noise[block] == POISSON:
+        return product_of_rates(task.weight, task.inverse_y, a, curves, at, curves, other, n)
+    return product(task.weight, a, curves, at, curves, other, n)
+
+
+@small
+def overlap_with_data(task, state, block, at):
+    """The same with the data in place of the second curve: what was counted is a rate times the exposure."""
+    a, n = task.block_start[block], points_of(task, block)
+    if task.noise[block] == POISSON:
+        return product_of_counts(task.weight, task.y, task.inverse_y, a, state.curves, at, n)
+    return product(task.weight, a, state.curves, at, task.y, a, n)
+
+
 @small
 def log_slope(task, j, z):
     """Logarithm of a parameter's change with its coordinate."""
@@ -743,12 +782,13 @@ def amplitude_parts(task, state, term, p):
 def fit_amplitudes(task, state, p, beta, amplitudes, row):
     """Normal distribution of the amplitudes of replica `p` given its shapes, at inverse temperature `beta`.
 
+    It is theirs where the noise is Gaussian, and near it where not: a step that carries them along is as right.
     Row `row` of ``amplitudes.factor`` gets the lower Cholesky factor of its precision, of ``amplitudes.mean`` the mean.
     The prior takes part as a normal distribution of its mean and variance, which keeps what data leave open within
     bounds.
     """
     n_curves, n, none = task.curve_start[task.term_block.size], task.linear.size, -1 - p
-    factor, mean, curves = amplitudes.factor, amplitudes.mean, state.curves
+    factor, mean = amplitudes.factor, amplitudes.mean
     for j in range(n):
         for k in range(n):
             factor[row, j, k] = 0.0
@@ -756,28 +796,27 @@ def fit_amplitudes(task, state, p, beta, amplitudes, row):
         mean[row, j] = task.linear_precision[j] * task.linear_mean[j]
     for term in range(task.term_block.size):
         block, j = task.term_block[term], task.linear_of[term]
-        a, b = task.block_start[block], task.block_start[block + 1]
         sigma = noise_sigma(task, state, block, p, none, 0.0)
         weight, at = beta / (sigma * sigma), p * n_curves + task.curve_start[term]
         if j >= 0:
-            overlap = weight * product(task.weight, a, curves, at, task.y, a, b - a)
-            mean[row, j] += overlap * task.slot_scale[task.slot_start[term]]
+            common = weight * overlap_with_data(task, state, block, at)
+            mean[row, j] += common * task.slot_scale[task.slot_start[term]]
         for other in range(term + 1):
             k = task.linear_of[other]
             if task.term_block[other] != block or (j < 0 and k < 0):
                 continue
             there = p * n_curves + task.curve_start[other]
-            overlap = weight * product(task.weight, a, curves, at, curves, there, b - a)
+            common = weight * overlap(task, state, block, at, there)
             scale, fixed = amplitude_parts(task, state, term, p)
             other_scale, other_fixed = amplitude_parts(task, state, other, p)
             if j >= 0:
-                mean[row, j] -= overlap * scale * other_fixed
+                mean[row, j] -= common * scale * other_fixed
             if k >= 0 and other != term:
-                mean[row, k] -= overlap * other_scale * fixed
+                mean[row, k] -= common * other_scale * fixed
             if j >= 0 and k >= 0:
-                factor[row, j, k] += overlap * scale * other_scale
+                factor[row, j, k] += common * scale * other_scale
                 if other != term:
-                    factor[row, k, j] += overlap * scale * other_scale
+                    factor[row, k, j] += common * scale * other_scale
     factorise(factor, row)
     for j in range(n):
         for i in range(j):
@@ -933,9 +972,10 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
         accepted[task.step_group[j]] += state.theta[q, j]
     if task.linear.size > 0:
         at = draw + single_draws(task)
-        for c in range(CARRIES + (sweep % REDRAW_EVERY == 0)):
+        n_carries = task.carries[0] - (sweep % SELDOM > 0)
+        for c in range(n_carries):
             carry(
-                task, reference, state, score, p, beta, strides, level, at + c * carry_draws(task), c == CARRIES,
+                task, reference, state, score, p, beta, strides, level, at + c * carry_draws(task), c + 1 == REDRAWS,
                 scratch,
             )  # fmt: skip
 
@@ -978,7 +1018,7 @@ def count_trips(order, trips):
 @small
 def draws_of_sweep(task):
     """Random draws that one replica's sweep takes."""
-    return single_draws(task) + ((CARRIES + 1) * carry_draws(task) if task.linear.size > 0 else 0)
+    return single_draws(task) + task.carries[0] * carry_draws(task)
 
 
 @small

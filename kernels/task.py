@@ -9,20 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-ALIGNMENT, GUARD = 64, 1024
+ALIGNMENT, GUARD = 128, 1024
 """Bytes. For arrays that lie closer than a few vectors compiled loops are scalar, and round in another way: with a
 guard on both sides of what is written, bits do not depend on where memory happened to be free."""
 GAUSSIAN, POISSON, STUDENT_T = 0, 1, 2
 LANES = 4
 BINS, CELLS = 24, 256
 ENDLESS, BY_SD, BY_PRECISION = 0, 1, 2
-CARRIES = 2
 
 
 class Task(NamedTuple):
     """One model of one or more blocks of data.
 
-    Points of all blocks lie behind one another, each block padded to whole 64-byte lines with points of zero weight.
+    Points of all blocks lie behind one another, each block padded to whole lines of 128 bytes with points of no weight.
     A term's slots (amplitude first) take ``scale * theta[parameter] + offset``, or ``offset`` alone where the
     parameter is -1: ties inside a model and parameters shared by blocks are the same thing.
 
@@ -73,7 +72,9 @@ class Task(NamedTuple):
     cell_origin, cell_scale : (n_blocks,) float64
         Where `CELLS` cells of equal width, over the x of a block, begin, and their number in a unit of x.
     cell_first, cell_last : (n_blocks, CELLS + 1) int64
-        First point of each cell, and the one after its last, on whole 64-byte lines.
+        First point of each cell, and the one after its last, on whole lines of 128 bytes.
+    carries : (1,) int64
+        Steps in every fourth sweep that carry amplitudes along with shapes; in the others there is one less.
     linear : (n_linear,) int64
         Parameters that are amplitudes and nothing else, or none where amplitudes are not carried along with shapes.
     linear_of : (n_terms,) int64
@@ -122,6 +123,7 @@ class Task(NamedTuple):
     cell_scale: Array
     cell_first: Array
     cell_last: Array
+    carries: Array
     linear: Array
     linear_of: Array
     linear_mean: Array
@@ -287,7 +289,7 @@ def new_score(reference: Reference, z: Array) -> Score:
 
 
 def aligned(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """Zeros that begin on a 64-byte line, far from every other array."""
+    """Zeros that begin on a line of 128 bytes, far from every other array."""
     return laid_out((shape, dtype))[0]
 
 
@@ -304,13 +306,13 @@ def laid_out(*wanted: tuple[int | tuple[int, ...], npt.DTypeLike]) -> list[Array
 
 
 def padded(n: int, dtype: npt.DTypeLike) -> int:
-    """Points rounded up to whole 64-byte lines."""
+    """Points rounded up to whole lines of 128 bytes, two of the widest vectors: loops take these at once."""
     line = line_of(dtype)
     return -(-n // line) * line
 
 
 def line_of(dtype: npt.DTypeLike) -> int:
-    """Points in 64 bytes."""
+    """Points in 128 bytes."""
     return ALIGNMENT // np.dtype(dtype).itemsize
 
 
@@ -334,7 +336,7 @@ def new_state(task: Task, z: Array) -> State:
 
 def new_scratch(task: Task, n_replicas: int = 1) -> Scratch:
     """Room for the moves of a sweep of `n_replicas`."""
-    n, carried = task.linear.size, (CARRIES + 1) * (2 + len(task.tables)) if task.linear.size else 0
+    n, carried = task.linear.size, int(task.carries[0]) * (2 + len(task.tables))
     n_draws = n_replicas * (len(task.tables) + 2 * task.jump_term.size + carried) + 1
     dtype = task.x.dtype
     most = int(np.max(np.diff(task.slot_start), initial=1))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
-from kinds import Kind, decays_together, one_peak, peaks_together, two_peaks
+from kinds import Kind, decays_together, peaks_together, sloping, two_peaks
 
 from bluesky_bayes import Gaussian, Poisson, StudentT
 from bluesky_bayes.components import Component
@@ -40,8 +40,8 @@ ANY_DOUBLE = re.compile(r"\bD(?:ADD|MUL|FMA|SETP|MNMX)\b")
 CASES: tuple[tuple[Kind, Any, bool], ...] = (
     *((two_peaks, noise, False) for noise in (Gaussian(3.0), Poisson(), StudentT(3.0))),
     *((two_peaks, noise, True) for noise in (Gaussian(3.0), Gaussian(), Poisson(), StudentT(3.0), StudentT())),
-    *((one_peak, Gaussian(3.0), fitted) for fitted in (False, True)),
-    (one_peak, Gaussian(), True),
+    *((sloping, noise, False) for noise in (Gaussian(3.0), Poisson(), StudentT(3.0))),
+    *((sloping, noise, True) for noise in (Gaussian(), Poisson(), StudentT())),
     *((peaks_together, (Gaussian(3.0), Gaussian(2.0)), fitted) for fitted in (False, True)),
     (peaks_together, (Gaussian(3.0), Poisson()), False),
     (peaks_together, (StudentT(), Poisson()), True),
@@ -257,7 +257,7 @@ def main() -> int:
             made = {KERNELS[call.name]: kernel_of(call, by_warp) for call in calls}
             if case == CASES[0]:  # choosing particles is the same for every task
                 made["chosen"] = choice_of(calls[1], by_warp, "chosen")
-            if case[:2] == (one_peak, Gaussian()):  # and common steps for every task that has them
+            if case[:2] == (sloping, Gaussian()):  # and common steps for every task that has them
                 made["strided"] = choice_of(calls[1], by_warp, "strided")
             for name, (function, signature) in made.items():
                 code, cells = ptx(function, signature), []

@@ -45,10 +45,10 @@ def two_peaks(noise: Noise, seed: int = 0) -> Problem:
     return posed([data], [noise], family(gaussian, [2]).resolved(data, noise).models[0])
 
 
-def one_peak(noise: Noise) -> Problem:
-    """A peak on a constant: their amplitudes are carried along."""
+def sloping(noise: Noise) -> Problem:
+    """Two peaks on a slope: they jump, and their amplitudes are carried along now and then."""
     data = counted(61, 20, 0)
-    return posed([data], [noise], family(gaussian, [1]).resolved(data, noise).models[0])
+    return posed([data], [noise], family(gaussian, [2], background="linear").resolved(data, noise).models[0])
 
 
 def decays(noise: Noise) -> Problem:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import simulator
-from kinds import Kind, decays, decays_together, one_peak, peaks_together, two_peaks
+from kinds import Kind, decays, decays_together, peaks_together, sloping, two_peaks
 
 from bluesky_bayes import Gaussian, Poisson, StudentT
 from bluesky_bayes.cooling import Cooling, cooled
@@ -36,7 +36,8 @@ EVERY: dict[tuple[Kind, Any], tuple[str, ...]] = {
     (two_peaks, Poisson()): (PRIOR, FITTED, PARTICLES),
     (two_peaks, StudentT(3.0)): (PRIOR, FITTED, PARTICLES),
     (two_peaks, StudentT()): (FITTED, PARTICLES),
-    (one_peak, Gaussian(3.0)): (PRIOR,),
+    (sloping, Gaussian(3.0)): (PRIOR,),
+    (sloping, Poisson()): (FOUND,),
     (decays, Gaussian()): (FITTED, FOUND),
     (peaks_together, (Poisson(), StudentT())): (FITTED,),
     (decays_together, (Gaussian(0.3), Gaussian())): (PARTICLES,),
@@ -49,7 +50,7 @@ NOISES: dict[str, dict[tuple[Kind, Any], tuple[str, ...]]] = {
         (two_peaks, Poisson()): (PARTICLES,),
         (two_peaks, StudentT(3.0)): (PRIOR,),
         (two_peaks, StudentT()): (PARTICLES,),
-        (one_peak, Gaussian(3.0)): (FOUND,),
+        (sloping, Poisson()): (FOUND,),
         (peaks_together, (Poisson(), StudentT())): (FITTED,),
     },
 }

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kinds import Kind, decaying, decays, decays_together, one_peak, peaks_together, two_peaks
+from kinds import Kind, decaying, decays, decays_together, peaks_together, sloping, two_peaks
 from problems import decay, nagata_2012, nagata_candidates
 from scipy import stats
 
@@ -122,7 +122,7 @@ def test_simulated_sweeps_accept_what_the_processor_accepts(team: str, repositor
     said = subprocess.run([sys.executable, str(program), team], capture_output=True, text=True, cwd=repository)
     assert said.returncode == 0, said.stderr[-3000:]
     found = json.loads(said.stdout)
-    assert len(found) == {"warp": 20, "block": 6}[team]
+    assert len(found) == {"warp": 21, "block": 6}[team]
     for entry in found:
         processor, simulator = entry["accepted"]
         assert processor == simulator, entry
@@ -205,7 +205,7 @@ def test_loops_over_points_of_every_noise_do_no_arithmetic_in_float64(code: Any,
         ("particles", decays_together, (Gaussian(3.0), Gaussian()), True, False, "sm_90"),
         ("weighed", two_peaks, Gaussian(0.1), False, False, "sm_100"),
         ("chosen", two_peaks, Gaussian(0.1), False, True, "sm_80"),
-        ("strided", one_peak, Gaussian(), True, True, "sm_80"),
+        ("strided", sloping, Gaussian(), True, True, "sm_80"),
     ],
 )
 def test_whole_rounds_compile_without_spills(
@@ -512,10 +512,11 @@ def test_everything_that_a_card_may_be_asked_is_compiled_before_the_first_run() 
     noises: list[tuple[Noise | None, int, bool]] = [(None, 0, False), (Poisson(), 1, True), (StudentT(0.1), 2, True)]
     for noise, kind, known in noises:
         asked.clear()
-        warm_up(peaks(counts=[1, 2, 3]), noise, Device(f"{CUDA}:0", (Watching(),)))
+        warm_up(peaks(counts=[1, 2], background=1), noise, Device(f"{CUDA}:0", (Watching(),)))
+        warm_up(peaks(counts=[1, 2]), noise, Device(f"{CUDA}:0", (Watching(),)))
         for from_prior in {True, False} if known else {False}:  # an unknown noise never begins at the prior itself
-            for carries in {False, kind == 0}:  # of Gaussian noise, a peak on a constant has its amplitudes carried
-                traits = Traits(kind, known, from_prior, carries)
+            for carries, jumps in ((False, True), (True, False), (True, True)):  # on a slope amplitudes are carried
+                traits = Traits(kind, known, from_prior, carries, jumps)
                 assert {name for name, found in asked if found == traits} == {"run_ladder", "cool", "weigh"}
 
 
@@ -536,7 +537,7 @@ def test_an_analysis_is_told_its_device_which_is_no_part_of_its_meaning(
 
 
 def test_models_whose_amplitudes_are_carried_and_models_of_several_data_sets_go_to_a_card() -> None:
-    tasks = [one_peak(Gaussian())[0], decays(Gaussian(0.3))[0], peaks_together((Gaussian(3.0), Poisson()))[0]]
+    tasks = [sloping(Gaussian())[0], decays(Gaussian(0.3))[0], peaks_together((Gaussian(3.0), Poisson()))[0]]
     assert [(bool(task.linear.size), task.noise.size) for task in tasks] == [(True, 1), (True, 1), (False, 2)]
     assert not any(why_not(task) for task in tasks)
     nothing = make_task(blocks_of([nagata_2012()], [Gaussian(0.1)], []), Model("nothing", (), {}), True)
