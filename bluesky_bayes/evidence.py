@@ -87,8 +87,27 @@ def _bennett(betas: Array, energies: Sequence[Array]) -> tuple[Array, Array, Arr
     shift = _solve(lower, upper)
     a, b, slope = _chances(lower, upper, shift)
     gap = abs(log_mean_exp(-lower).sum() + log_mean_exp(upper).sum())
-    overlap = len(pooled) * np.minimum(_mean(a), _mean(b))
-    return shift, (a - b) / slope, overlap, float(gap)
+    return shift, len(pooled) * (a - b) / slope, np.minimum(_sum(a), _sum(b)), float(gap)
+
+
+def bridged(drawn: Array, chains: Array) -> Evidence:
+    """Log Z over a reference's, with its standard error, by Bennett's ratio between draws of it and of the posterior.
+
+    Parameters
+    ----------
+    drawn : (n,) float64
+        Energies over the reference's, of independent draws of it: the more, the rarer the posterior's places are in it.
+    chains : (n_chains, n_sweeps) float64
+        Of draws of the posterior.
+    """
+    more = math.log(drawn.size / chains.size)
+    lower, upper = more + drawn[:, None], more + chains.reshape(-1, 1)
+    lower = np.minimum(lower, upper.max() + NOTHING)
+    shift = _solve(lower, upper)
+    a, b, slope = _chances(lower, upper, shift)
+    variance = drawn.size * float(np.var(a)) + chains.size**2 * replicated_variance(b.reshape(chains.shape))
+    error, gap = math.sqrt(variance) / float(slope[0]), abs(float(log_mean_exp(-drawn) + log_mean_exp(chains.ravel())))
+    return Evidence(-float(shift[0]), error if _sum(b)[0] > FEW else max(error, gap), gap)
 
 
 def replicated_variance(influence: Array) -> float:
@@ -164,20 +183,20 @@ def _fermi(x: Array) -> Array:
     return fermi
 
 
-def _mean(values: Array) -> Array:
-    """Mean of float32 numbers along the first axis."""
-    mean: Array = values.mean(axis=0, dtype=np.float64)
-    return mean
+def _sum(values: Array) -> Array:
+    """Sum of float32 numbers along the first axis."""
+    total: Array = values.sum(axis=0, dtype=np.float64)
+    return total
 
 
 def _chances(lower: Array, upper: Array, c: Array) -> tuple[Array, Array, Array]:
-    """Chance of each draw to be taken by the neighbour, both ways, and how fast their means move with the shift c."""
+    """Chance of each draw to be taken by the neighbour, both ways, and how fast their sums move with the shift c."""
     a, b = _fermi(lower - c), _fermi(c - upper)
-    return a, b, np.maximum(_mean(a * (1.0 - a)) + _mean(b * (1.0 - b)), 1e-300)
+    return a, b, np.maximum(_sum(a * (1.0 - a)) + _sum(b * (1.0 - b)), 1e-300)
 
 
 def _solve(lower: Array, upper: Array) -> Array:
-    """Shift c of each pair with mean fermi(lower - c) = mean fermi(c - upper): first on few sweeps, then on all."""
+    """Shift c of each pair with sum fermi(lower - c) = sum fermi(c - upper): first on few sweeps, then on all."""
     few = slice(None, None, THIN)
     start = 0.5 * (np.median(lower[few], axis=0) + np.median(upper[few], axis=0))
     return _newton(lower, upper, _newton(lower[few], upper[few], start))
@@ -189,7 +208,7 @@ def _newton(lower: Array, upper: Array, c: Array) -> Array:
     high = np.maximum(lower.max(axis=0), upper.max(axis=0)) + 1.0
     for _ in range(NEWTON_STEPS):
         a, b, slope = _chances(lower, upper, c)
-        value = _mean(a) - _mean(b)
+        value = _sum(a) - _sum(b)
         low, high = np.where(value < 0, c, low), np.where(value > 0, c, high)
         new = c - value / slope
         new = np.where((new > low) & (new < high), new, 0.5 * (low + high))

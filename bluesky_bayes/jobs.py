@@ -24,8 +24,8 @@ from bluesky_bayes.evidence import (
     UNKNOWN,
     WORST_R_HAT,
     Evidence,
+    bridged,
     contradictory,
-    evidence,
     joined,
     softmax,
     split_r_hat,
@@ -51,8 +51,9 @@ NEAR, NEAR_EARLIER, EARLIER_WIDER = 2.0, 4.0, 3.0
 IN_QUESTION = 10.0
 FINE, LEAST = 0.1, 2.0 / 3.0
 """Wanted error from which down the first round has its full length; the least share of it."""
-MOST_BRIDGED, ALIKE = 4000, 3.0
-"""Draws of the posterior in each half; the ratio of two errors from which on the less sure estimate adds nothing."""
+BRIDGED, ALIKE = 4000, 3.0
+"""Draws of the mixture, and at most of the posterior, for each half; the ratio of two errors from which on the less
+sure estimate adds nothing."""
 TRIED, MATCHED, SURE = 1000, 0.2, 0.5
 """Draws of a mixture that are tried; their effective share, and the error of the cooling that led to the mixture, from
 which on no temperatures are needed."""
@@ -282,22 +283,20 @@ class Job:
     def _bridged_by(self, half: int) -> Evidence:
         """Bennett's ratio between one half's draws of the posterior and those of a mixture fitted to the other half.
 
-        Meng and Wong, Statistica Sinica 6, 831 (1996); fit and estimate must not share draws. A single step has no gap
-        to speak of.
+        Meng and Wong, Statistica Sinica 6, 831 (1996); fit and estimate must not share draws.
         """
         middle = len(self.infos) // 2
         halves = self.infos[:middle], self.infos[middle:]
         use, fit = halves[half], halves[1 - half]
         rng = generator(self.keys[0], BRIDGING + 2 * self.states[0].number + half)
         start = fitted_start(np.concatenate([info.samples for info in fit]), self.groups, rng)
-        thin = 1 + self.length * middle // MOST_BRIDGED
+        thin = 1 + self.length * middle // BRIDGED
         upper = np.stack([info.samples[::thin] for info in use])
-        shape = upper.shape[:2]
-        draws, drawn = start.draws(shape[0] * shape[1], rng)
+        draws, drawn = start.draws(BRIDGED, rng)
         z = np.concatenate([draws, upper.reshape(-1, draws.shape[1])])
-        energies = energies_of(self.kernels, self.task, start, z)[0].reshape(2, *shape)
-        ratio = evidence(np.array([0.0, 1.0]), list(np.moveaxis(energies, 0, 2)))
-        return _over_prior(ratio, start, len(draws) / drawn, drawn)
+        energies = energies_of(self.kernels, self.task, start, z)[0]
+        ratio = bridged(energies[:BRIDGED], energies[BRIDGED:].reshape(upper.shape[:2]))
+        return _over_prior(ratio, start, BRIDGED / drawn, drawn)
 
     @property
     def evidence(self) -> Evidence:

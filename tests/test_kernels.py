@@ -407,11 +407,18 @@ def test_an_impossible_start_is_left_behind() -> None:
 
 def test_kernels_are_compiled_once_and_found_again_by_a_new_process(tmp_path: Path) -> None:
     program = (
+        "import numpy as np\n"
+        "from bluesky_bayes import Dataset, Gaussian\n"
+        "from bluesky_bayes.cooling import energies_of\n"
         "from bluesky_bayes.families import peaks\n"
-        "from bluesky_bayes.inference import warm_up\n"
         "from bluesky_bayes.kernels import build\n"
-        "warm_up(peaks(counts=[1], background=None))\n"
-        "stats = build.kernels(True).run_ladder.stats\n"
+        "from bluesky_bayes.reference import first_start\n"
+        "from bluesky_bayes.tasks import blocks_of, make_task\n"
+        "data = Dataset(np.arange(16.0), np.arange(16.0))\n"
+        "(model,) = peaks(counts=[1], background=None).resolved(data, Gaussian(1.0)).models\n"
+        "task = make_task(blocks_of([data], [Gaussian(1.0)], [model]), model, True)\n"
+        "energies_of(build.kernels(True), task, first_start(task), np.zeros((1, 3)))\n"
+        "stats = build.kernels(True).weigh.stats\n"
         "print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))\n"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

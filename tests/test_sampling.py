@@ -19,7 +19,7 @@ from problems import (
 )
 
 from bluesky_bayes import Dataset, Gaussian, Selection, jobs, select, select_iter, select_many
-from bluesky_bayes.evidence import NOTHING, UNKNOWN, Evidence, evidence, surer_of
+from bluesky_bayes.evidence import NOTHING, UNKNOWN, Evidence, bridged, evidence, surer_of
 from bluesky_bayes.families import peaks
 from bluesky_bayes.jobs import Job
 
@@ -219,6 +219,27 @@ def test_the_bridges_error_notices_where_no_mixture_fits() -> None:
                 deviations.append((bridge[0] + 174.31 + NAGATA_NORMALISER) / bridge[1])
     assert min(stated[5]) > 1.5 * max(stated[3])
     assert np.sqrt(np.mean(np.square(deviations))) < 2.0
+
+
+def test_a_bridge_from_many_draws_of_a_wide_reference_is_right_and_surer_than_one_from_few() -> None:
+    """A narrow normal posterior in a standard normal reference, whose evidence is known."""
+    sd, middle, rng = 0.02, 0.5, np.random.default_rng(1)
+
+    def energy(x: np.ndarray) -> np.ndarray:
+        return 0.5 * ((x - middle) / sd) ** 2
+
+    truth = 0.5 * np.log(sd**2 / (1 + sd**2)) - 0.5 * middle**2 / (1 + sd**2)
+    posterior_sd = sd / np.sqrt(1 + sd**2)
+    found: dict[int, list[Evidence]] = {800: [], 4000: []}
+    for size, several in found.items():
+        for _ in range(50):
+            chains = middle / (1 + sd**2) + posterior_sd * rng.standard_normal((4, 200))
+            several.append(bridged(energy(rng.standard_normal(size)), energy(chains)))
+        scores = np.array([(one.log_z - truth) / one.error for one in several])
+        assert abs(scores.mean()) < 0.6
+        assert 0.7 < scores.std() < 1.4
+    few, many = (np.median([one.error for one in several]) for several in found.values())
+    assert many < 0.6 * few
 
 
 def test_estimates_that_contradict_each_other_are_no_surer_than_half_their_difference() -> None:
