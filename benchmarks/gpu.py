@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from kinds import RATE, Kind, decaying, decays, decays_together, one_peak, peaks_together
+from kinds import RATE, Kind, decaying, decays, decays_together, peaks_together, sloping
 from machine import describe
 from problems import decay, nagata_2012, nagata_candidates
 
@@ -40,7 +40,7 @@ NOISE, LEVELS, SWEEPS, SEEDS = Gaussian(0.1), 8, 50, 20
 SANITIZED = "from bluesky_bayes.devices import smoke_test; from bluesky_bayes.kernels.launch import Card; "
 SANITIZED += "print(smoke_test(Card()) or 'equal')"
 KINDS: tuple[tuple[Kind, Any], ...] = (
-    (one_peak, Gaussian(3.0)),
+    (sloping, Poisson()),
     (decays, Gaussian()),
     (peaks_together, (Poisson(), StudentT())),
     (decays_together, (Gaussian(0.3), Gaussian(0.3))),

@@ -203,9 +203,10 @@ def _solve(lower: Array, upper: Array) -> Array:
 
 
 def _newton(lower: Array, upper: Array, c: Array) -> Array:
-    """Newton's method, kept between bounds."""
-    low = np.minimum(lower.min(axis=0), upper.min(axis=0)) - 1.0
-    high = np.maximum(lower.max(axis=0), upper.max(axis=0)) + 1.0
+    """Newton's method, kept between bounds, which are farther out where there are more draws of one kind."""
+    margin = 1.0 + abs(math.log(len(lower) / len(upper)))
+    low = np.minimum(lower.min(axis=0), upper.min(axis=0)) - margin
+    high = np.maximum(lower.max(axis=0), upper.max(axis=0)) + margin
     for _ in range(NEWTON_STEPS):
         a, b, slope = _chances(lower, upper, c)
         value = _sum(a) - _sum(b)

@@ -290,7 +290,7 @@ class Job:
         use, fit = halves[half], halves[1 - half]
         rng = generator(self.keys[0], BRIDGING + 2 * self.states[0].number + half)
         start = fitted_start(np.concatenate([info.samples for info in fit]), self.groups, rng)
-        thin = 1 + self.length * middle // BRIDGED
+        thin = 1 + self.length * len(use) // BRIDGED
         upper = np.stack([info.samples[::thin] for info in use])
         draws, drawn = start.draws(BRIDGED, rng)
         z = np.concatenate([draws, upper.reshape(-1, draws.shape[1])])
@@ -344,6 +344,12 @@ class Job:
 
     def resume(self, standing: Standing) -> None:
         """Go on where another job of the same question stood."""
+        n_free = self.task.free.size
+        if standing.states[0].strides.shape[1:] != (n_free, n_free):
+            raise ValueError(
+                f"the chains of {self.model.name!r} come from an earlier version, which moved them in another way, "
+                "so that they cannot go on; ask again with a smaller `error`"
+            )
         self.sampler, self.states, self.infos = SAMPLERS[standing.sampler], standing.states, standing.infos
         self.particles, state = standing.particles, standing.states[0]
         self.path = Path(

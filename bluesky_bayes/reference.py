@@ -18,7 +18,7 @@ from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import softmax
 from bluesky_bayes.kernels.task import LANES, Reference, Task
 from bluesky_bayes.priors import Z_MAX, at_quantile
-from bluesky_bayes.tasks import Group, in_order, order_of
+from bluesky_bayes.tasks import ALWAYS, Group, in_order, order_of
 
 PRIOR_WEIGHT = 0.05
 POOLED_WEIGHT = 0.1
@@ -132,7 +132,7 @@ def _noise_start(task: Task, j: int) -> tuple[float, float]:
     z = np.linspace(-Z_MAX, Z_MAX, NOISE_POINTS)
     sigma = at_quantile(task.tables[j], z)
     log_weight = -0.5 * z * z
-    imagined = IMAGINED_FOR_RIDGES if task.linear.size else IMAGINED
+    imagined = IMAGINED_FOR_RIDGES if task.carries[0] == ALWAYS else IMAGINED
     for block in np.flatnonzero(task.noise_parameter == j):
         s = sigma / task.noise_scale[block]
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):

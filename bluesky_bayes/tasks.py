@@ -388,7 +388,7 @@ def _linear(model: Model, index: dict[str, int], tables: Array, jumps: bool) -> 
 
     Two and more that are nothing else than amplitudes: where curves look alike, shapes and amplitudes make up for each
     other. Components of one kind, each at a place of its own, do not look like a constant, but wide ones look like a
-    slope or a bend: theirs are carried along now and then.
+    slope or a bend: theirs are carried along now and then, as are those of models with other components that jump.
     """
     shaped = [term for term in model.terms if any(slot.parameter is not None for slot in term.slots[1:])]
     shapes = {slot.parameter for term in shaped for slot in term.slots[1:]}
@@ -396,8 +396,14 @@ def _linear(model: Model, index: dict[str, int], tables: Array, jumps: bool) -> 
     names = [name for name in index if name in amplitudes - shapes]
     free = [j for name, j in index.items() if name not in names]
     background = Counter(term.block for term in model.terms if term not in shaped)
-    placed = all(any(p.role == "location" for p in term.component.parameters) for term in shaped)
-    apart = placed and (jumps or len(shaped) == 1)
+    places = [
+        (term.block, slot.parameter)
+        for term in shaped
+        for slot, parameter in zip(term.slots, term.component.parameters, strict=True)
+        if parameter.role == "location" and slot.parameter is not None
+    ]
+    one_kind = len({term.component.name for term in shaped}) == 1
+    apart = one_kind and len(places) == len(set(places)) == len(shaped)
     if len(names) < 2 or not shaped or (apart and max(background.values(), default=0) < 2):
         names, free = [], []
     mean, variance = _moments(tables[[index[name] for name in names]]) if names else np.zeros((2, 0))

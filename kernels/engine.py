@@ -702,7 +702,7 @@ def carry_draws(task):
 
 @inner
 def product(weight, w0, a, a0, b, b0, n):
-    """Weighted sum of products in float64."""
+    """Weighted sum of products, added up in float64."""
     w, i0, j0 = U64(w0), U64(a0), U64(b0)
     total = 0.0
     for i in range(U64(n)):

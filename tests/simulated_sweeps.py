@@ -2,7 +2,7 @@
 
 ``python tests/simulated_sweeps.py warp all`` has warps, every noise in every way to sample that it has, models whose
 amplitudes are carried along, and models of two data sets; ``block`` in place of ``warp`` has blocks of 64 threads.
-Without ``all`` there are some of these: each noise, each way to sample, and each kind of model once at least.
+Without ``all`` there are some of these, of warps each noise, each way to sample, and each kind of model once at least.
 """
 
 import copy

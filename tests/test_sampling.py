@@ -1,6 +1,7 @@
 """Precision on demand, going on, two samplers and two estimators: each against what is known."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,6 +138,10 @@ def test_an_answer_goes_on_where_it_stood_also_after_it_was_saved(sampler: str, 
     assert same(better.refine(1.0), better)
     with pytest.raises(ValueError, match="came without its chains"):
         next(select_iter(data, candidates, KNOWN)).refine()
+    earlier = [state._replace(strides=np.zeros((len(state.steps), 1, 1))) for state in first.standings[-1].states]
+    standings = (*first.standings[:-1], replace(first.standings[-1], states=tuple(earlier)))
+    with pytest.raises(ValueError, match="come from an earlier version, which moved them in another way"):
+        replace(first, standings=standings).refine(0.012)
 
 
 @pytest.mark.parametrize("sampler", ["auto", "exchange", "smc"])
@@ -240,6 +245,28 @@ def test_a_bridge_from_many_draws_of_a_wide_reference_is_right_and_surer_than_on
         assert 0.7 < scores.std() < 1.4
     few, many = (np.median([one.error for one in several]) for several in found.values())
     assert many < 0.6 * few
+
+
+@pytest.mark.parametrize(("n_parameters", "n_sweeps"), [(1, 100), (1, 200), (4, 100), (4, 1000)])
+def test_a_bridge_from_a_reference_that_is_nearly_the_posterior_is_right(n_parameters: int, n_sweeps: int) -> None:
+    """Where there are more draws of the reference than of the posterior, the ratio is outside the range of energies."""
+    rng = np.random.default_rng(2)
+    deviations, stated = [], []
+    for _ in range(50):
+        wide = rng.random(4000) < 0.1
+        drawn = rng.standard_normal((4000, n_parameters)) * np.where(wide, 1.5, 1.2)[:, None]
+        chains = rng.standard_normal((4, n_sweeps, n_parameters))
+
+        def energy(z: np.ndarray) -> np.ndarray:
+            square = np.sum(z * z, axis=-1)
+            mixture = sum(w * sd**-n_parameters * np.exp(-0.5 * square / sd**2) for w, sd in ((0.9, 1.2), (0.1, 1.5)))
+            return 0.5 * square + np.log(mixture)
+
+        found = bridged(energy(drawn), energy(chains))
+        deviations.append(found.log_z)
+        stated.append(found.error)
+    assert abs(np.mean(deviations)) < 4 * np.median(stated) / np.sqrt(50)
+    assert 0.6 < np.std(deviations) / np.median(stated) < 1.5
 
 
 def test_estimates_that_contradict_each_other_are_no_surer_than_half_their_difference() -> None:
