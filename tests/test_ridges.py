@@ -4,7 +4,7 @@ References are integrals over two parameters of shape on a grid, of Laplace's in
 Gaussian noise, and nearly so for the others, since so many points determine a few amplitudes well.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from bluesky_bayes.dataset import Array
 from bluesky_bayes.families import peaks
 from bluesky_bayes.model import Slot, Term
 from bluesky_bayes.noise import Noise
+from bluesky_bayes.priors import Prior
 
 X, T = np.linspace(-3, 3, 200), np.linspace(0, 3, 120)
 SIGMA, N_GRID, STEPS, DOF = 10.0, 81, 15, 4.0
@@ -45,11 +46,15 @@ class Problem(NamedTuple):
     sd: Array
 
 
+def normal_priors(names: Sequence[str], mean: Array, sd: Array) -> dict[str, Prior | None]:
+    return {name: stats.norm(m, s) for name, m, s in zip(names, mean, sd, strict=True)}
+
+
 def lorentzian_on_a_parabola() -> Problem:
     ranges = (-1.0, 2.0), (0.5, 2.5)
     mean, sd = 100.0 * np.array([2.0, 1.0, 0.0, 0.0]), 100.0 * np.array([1.0, 1.0, 0.5, 0.5])
-    priors = {"center": stats.uniform(*ranges[0]), "gamma": stats.uniform(*ranges[1])}
-    priors |= dict(zip(("amplitude", "c0", "c1", "c2"), map(stats.norm, mean, sd), strict=True))
+    priors: dict[str, Prior | None] = {"center": stats.uniform(*ranges[0]), "gamma": stats.uniform(*ranges[1])}
+    priors |= normal_priors(("amplitude", "c0", "c1", "c2"), mean, sd)
 
     def design(center: Array, gamma: float) -> Array:
         powers = [np.tile(X**k, (center.size, 1)) for k in range(3)]
@@ -63,9 +68,8 @@ def two_decays() -> Problem:
     """Of rates that lie apart, so that the components are not exchangeable."""
     ranges, mean, sd = ((0.0, 2.0), (2.0, 4.0)), np.array([300.0, 300.0, 100.0]), np.array([200.0, 200.0, 100.0])
     terms = [Term(name, decay, (Slot(f"{name}.amplitude"), Slot(f"{name}.rate"))) for name in ("slow", "fast")]
-    priors = {f"{name}.rate": stats.uniform(*span) for name, span in zip(("slow", "fast"), ranges, strict=True)}
-    names = "slow.amplitude", "fast.amplitude", "level"
-    priors |= dict(zip(names, map(stats.norm, mean, sd), strict=True))
+    priors = normal_priors(("slow.amplitude", "fast.amplitude", "level"), mean, sd)
+    priors |= {f"{name}.rate": stats.uniform(*span) for name, span in zip(("slow", "fast"), ranges, strict=True)}
     model = Model("decays", (*terms, Term("level", level, (Slot("level"),))), priors)
 
     def design(slow: Array, fast: float) -> Array:

@@ -260,7 +260,8 @@ def test_a_bridge_from_a_reference_that_is_nearly_the_posterior_is_right(n_param
         def energy(z: np.ndarray) -> np.ndarray:
             square = np.sum(z * z, axis=-1)
             mixture = sum(w * sd**-n_parameters * np.exp(-0.5 * square / sd**2) for w, sd in ((0.9, 1.2), (0.1, 1.5)))
-            return 0.5 * square + np.log(mixture)
+            total: np.ndarray = 0.5 * square + np.log(mixture)
+            return total
 
         found = bridged(energy(drawn), energy(chains))
         deviations.append(found.log_z)
