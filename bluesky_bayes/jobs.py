@@ -193,7 +193,7 @@ class Job:
 
     def _tried(self, fitted: Start, way: Cooling, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
         """A mixture that was fitted to particles, if these are sure enough to know all of the posterior."""
-        if not self.auto or way.error > SURE:
+        if not self.auto or way.error >= SURE:
             return None
         few = reweighted(self.kernels, self.task, fitted, FEW_TRIED, rng, self.spread)
         return self._matched(fitted, TRIED, 0, rng) if _counting(few) > MATCHED_BY_FEW else None
@@ -302,7 +302,7 @@ class Job:
     def evidence(self) -> Evidence:
         """By the chains, the particles at which they began, and the bridge.
 
-        Particles may have lost a mode that chains have found again. The bridge knows nothing of a ladder from the
+        Particles may have lost a mode that chains have found again. The bridge knows little of a ladder from the
         prior, so that both count where they are about as sure; of one from a mixture it knows the cold end, so that the
         surer counts.
         """

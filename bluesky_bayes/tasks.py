@@ -36,7 +36,8 @@ from bluesky_bayes.priors import SCORES, Z_MAX, Prior, quantile_table
 EPS = float(np.finfo(np.float32).eps)
 FEWEST_FOR_CELLS = 64
 ALWAYS, NOW_AND_THEN = 3, 1
-"""Steps in every fourth sweep that carry the amplitudes along with shapes; in the others there is one less."""
+"""Steps in every fourth sweep that carry the amplitudes along with shapes; in the others there is one less. Of three
+the last draws a shape anew, see `kernels.engine.sweep_replica`."""
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
