@@ -536,6 +536,12 @@ def test_an_analysis_is_told_its_device_which_is_no_part_of_its_meaning(
     devices._looked_for.cache_clear()
 
 
+def test_the_script_for_a_machine_with_a_gpu_starts_without_one(repository: Path) -> None:
+    program = [sys.executable, str(repository / "benchmarks" / "gpu.py"), "--help"]
+    said = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+    assert "Everything about a GPU in one command" in said
+
+
 def test_models_whose_amplitudes_are_carried_and_models_of_several_data_sets_go_to_a_card() -> None:
     tasks = [sloping(Gaussian())[0], decays(Gaussian(0.3))[0], peaks_together((Gaussian(3.0), Poisson()))[0]]
     assert [(bool(task.linear.size), task.noise.size) for task in tasks] == [(True, 1), (True, 1), (False, 2)]

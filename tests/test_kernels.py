@@ -20,6 +20,7 @@ from bluesky_bayes.cooling import cooled
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.exchange import Exchange
 from bluesky_bayes.families import peaks
+from bluesky_bayes.inference import warm_up
 from bluesky_bayes.jobs import Job
 from bluesky_bayes.kernels import build, engine, scalar
 from bluesky_bayes.kernels.task import GUARD, Task, aligned, new_scratch, new_state
@@ -403,6 +404,20 @@ def test_an_impossible_start_is_left_behind() -> None:
     _, info = job.step(0, 400)
     p = stats.uniform(0, 3).ppf(stats.norm.cdf(info.samples[:, 1]))
     assert np.all(p > 1.0)
+
+
+def test_the_largest_kernel_is_found_again_by_a_new_process() -> None:
+    program = (
+        "from bluesky_bayes.families import peaks\n"
+        "from bluesky_bayes.inference import warm_up\n"
+        "from bluesky_bayes.kernels import build\n"
+        "warm_up(peaks(counts=[1], background=None))\n"
+        "stats = build.kernels(True).run_ladder.stats\n"
+        "print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))\n"
+    )
+    warm_up(peaks(counts=[1], background=None))
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == ["1", "0"]
 
 
 def test_kernels_are_compiled_once_and_found_again_by_a_new_process(tmp_path: Path) -> None:

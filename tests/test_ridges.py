@@ -20,7 +20,7 @@ from bluesky_bayes.noise import Noise
 from bluesky_bayes.priors import Prior
 
 X, T = np.linspace(-3, 3, 200), np.linspace(0, 3, 120)
-SIGMA, N_GRID, STEPS, DOF = 10.0, 81, 15, 4.0
+SIGMA, N_GRID, STEPS, DOF, N_DRAWS = 10.0, 81, 15, 4.0, 20_000
 Likelihood = Callable[[Array, Array], tuple[Array, Array, Array, Array]]
 """Of y and curves: log density at each point, its slope, a weight to step by, and minus its second derivative."""
 
@@ -80,28 +80,32 @@ def two_decays() -> Problem:
     return Problem(Candidates((model,), (1.0,)), curve, ranges, design, mean, sd)
 
 
+def over_amplitudes(design: Array, mean: Array, sd: Array, y: Array, likelihood: Likelihood) -> Array:
+    """Log of Laplace's integral over the amplitudes, for each of the unit curves (n, n_points, n_amplitudes)."""
+    turned, prior = design.transpose(0, 2, 1), stats.norm(mean, sd)
+
+    def bent(weight: Array) -> Array:
+        bend: Array = turned @ (weight[:, :, None] * design) + np.diag(sd**-2)
+        return bend
+
+    a = np.tile(mean, (len(design), 1))
+    for _ in range(STEPS):
+        _, slope, weight, _ = likelihood(y, (design @ a[:, :, None])[:, :, 0])
+        pull = turned @ slope[:, :, None] - ((a - mean) / sd**2)[:, :, None]
+        a = a + np.linalg.solve(bent(weight), pull)[:, :, 0]
+    log_p, _, _, weight = likelihood(y, (design @ a[:, :, None])[:, :, 0])
+    height = log_p.sum(axis=1) + prior.logpdf(a).sum(axis=1)
+    total: Array = height + 0.5 * mean.size * np.log(2.0 * np.pi) - 0.5 * np.linalg.slogdet(bent(weight))[1]
+    return total
+
+
 def log_z(problem: Problem, y: Array, likelihood: Likelihood) -> float:
     """Log evidence."""
     edges = np.linspace(0, 1, N_GRID + 1)
     firsts, seconds = (low + span * 0.5 * (edges[1:] + edges[:-1]) for low, span in problem.ranges)
-    mean, sd = problem.mean, problem.sd
-    prior, rows = stats.norm(mean, sd), []
-    for second in seconds:
-        design = problem.design(firsts, second)
-        turned = design.transpose(0, 2, 1)
-
-        def bent(weight: Array, design: Array = design, turned: Array = turned) -> Array:
-            bend: Array = turned @ (weight[:, :, None] * design) + np.diag(sd**-2)
-            return bend
-
-        a = np.tile(mean, (N_GRID, 1))
-        for _ in range(STEPS):
-            _, slope, weight, _ = likelihood(y, (design @ a[:, :, None])[:, :, 0])
-            pull = turned @ slope[:, :, None] - ((a - mean) / sd**2)[:, :, None]
-            a = a + np.linalg.solve(bent(weight), pull)[:, :, 0]
-        log_p, _, _, weight = likelihood(y, (design @ a[:, :, None])[:, :, 0])
-        height = log_p.sum(axis=1) + prior.logpdf(a).sum(axis=1)
-        rows.append(height + 0.5 * mean.size * np.log(2.0 * np.pi) - 0.5 * np.linalg.slogdet(bent(weight))[1])
+    rows = [
+        over_amplitudes(problem.design(firsts, second), problem.mean, problem.sd, y, likelihood) for second in seconds
+    ]
     return float(special.logsumexp(rows) - 2.0 * np.log(N_GRID))
 
 
@@ -145,3 +149,41 @@ def test_components_that_make_up_for_each_other_have_the_evidence_of_their_integ
         found = select(data, problem.candidates, noise, seed=seed)
         assert found.log_evidence_error[0] < 0.06
         assert abs(found.log_evidence[0] - expected) < 4 * found.log_evidence_error[0] + 0.01
+
+
+def test_two_wide_peaks_that_jump_have_the_evidence_of_their_integral() -> None:
+    """Places and widths by importance sampling: Student's t about the answer, the peaks in order of place."""
+    low, span = np.array([-3.0, 0.3, -3.0, 0.3]), np.array([6.0, 2.7, 6.0, 2.7])
+    mean, sd = 100.0 * np.array([2.0, 2.0, 1.0, 0.0, 0.0]), 100.0 * np.array([1.0, 1.0, 1.0, 0.5, 0.5])
+    priors: dict[str, Prior | None] = {"center": stats.uniform(-3.0, 6.0), "gamma": stats.uniform(0.3, 2.7)}
+    priors |= normal_priors(("amplitude", "c0", "c1", "c2"), mean[1:], sd[1:])
+    candidates = peaks("lorentzian", [2], background="quadratic", priors=priors)
+    wide = 2 * np.exp(-0.5 * ((X + 0.8) / 0.7) ** 2) + 1.5 * np.exp(-0.5 * ((X - 1) / 0.9) ** 2)
+    data = measured(100.0 * (1 + 0.3 * X + wide), Gaussian(SIGMA))
+    answers = [select(data, candidates, Gaussian(SIGMA), seed=seed) for seed in range(2)]
+
+    names = ("peak1.center", "peak1.gamma", "peak2.center", "peak2.gamma")
+    drawn = np.stack([answers[0].best.draws[name].ravel() for name in names], axis=1)
+    proposal = stats.multivariate_t(drawn.mean(axis=0), 1.5 * np.cov(drawn.T), df=4)
+    z = proposal.rvs(N_DRAWS, random_state=1)
+    inside = z[np.all((z > low) & (z < low + span), axis=1) & (z[:, 0] < z[:, 2])]
+    log_prior = np.log(2.0) - np.log(span).sum()
+    log_weight = np.concatenate(
+        [
+            over_amplitudes(both_on_a_parabola(some), mean, sd, data.y, normal) + log_prior - proposal.logpdf(some)
+            for some in np.array_split(inside, 1 + len(inside) // 1000)
+        ]
+    )
+    expected = special.logsumexp(log_weight) - np.log(N_DRAWS)
+    weight = np.exp(log_weight - log_weight.max())
+    uncertainty = np.sqrt(np.sum(weight**2)) / weight.sum()
+    assert uncertainty < 0.02
+    for answer in answers:
+        assert answer.log_evidence_error[0] < 0.1
+        assert abs(answer.log_evidence[0] - expected) < 3 * np.hypot(answer.log_evidence_error[0], uncertainty)
+
+
+def both_on_a_parabola(z: Array) -> Array:
+    """Unit curves of two Lorentzians, whose places and widths are rows of (n, 4), and of a parabola."""
+    peaks_of = [1.0 / (1.0 + ((X - z[:, i, None]) / z[:, i + 1, None]) ** 2) for i in (0, 2)]
+    return np.stack([*peaks_of, *(np.tile(X**k, (len(z), 1)) for k in range(3))], axis=2)
