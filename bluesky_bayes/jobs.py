@@ -163,7 +163,9 @@ class Job:
         explored = self._cooled(start, EXPLORE, EXPLORING)
         if self.from_prior or not len(self.task.tables):
             return start, explored
-        if self.auto and (matched := self._tried(fitted_start(explored.warm, self.groups, rng), explored, rng)):
+        if self._knows_all(explored) and (
+            matched := self._tried(fitted_start(explored.warm, self.groups, rng), rng)
+        ):
             return matched
         known = explored.betas, explored.steps, explored.strides
         explored = explored.joined(self._cooled(start, EXPLORE, EXPLORING_MORE, known))
@@ -186,15 +188,17 @@ class Job:
     def _narrowed(self, way: Cooling, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
         """A mixture fitted to the particles near the posterior and the way from there, if it is short."""
         fitted = fitted_start(way.warm, self.groups, rng)
-        if matched := self._tried(fitted, way, rng):
+        if self._knows_all(way) and (matched := self._tried(fitted, rng)):
             return matched
         found = self._cooled(fitted, NARROW, NARROWING)
         return (fitted, found) if barrier_of(found) < NEAR else None
 
-    def _tried(self, fitted: Start, way: Cooling, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
-        """A mixture that was fitted to particles, if these are sure enough to know all of the posterior."""
-        if not self.auto or way.error >= SURE:
-            return None
+    def _knows_all(self, way: Cooling) -> bool:
+        """Whether particles are sure enough to know all of the posterior, so that their mixture may be sampled."""
+        return self.auto and way.error < SURE
+
+    def _tried(self, fitted: Start, rng: np.random.Generator) -> tuple[Start, Cooling] | None:
+        """A mixture that was fitted to particles, if it matches the posterior: most do not, which few draws show."""
         few = reweighted(self.kernels, self.task, fitted, FEW_TRIED, rng, self.spread)
         return self._matched(fitted, TRIED, 0, rng) if _counting(few) > MATCHED_BY_FEW else None
 

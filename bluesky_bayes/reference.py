@@ -27,6 +27,9 @@ TERMS, POINTS_PER_DIMENSION = 16, 4
 EM_STEPS = 10
 MOST_POINTS = 1500
 ROUND, RIDGE = 1e-3, 1e-10
+FAINTEST = 80.0
+"""Log shares of a point so much below the largest count as that: products of numbers below float32's least take many
+times as long."""
 IMAGINED, IMAGINED_FOR_RIDGES = 0.02, 0.2
 NOISE_POINTS = 2001
 NEVER = -1e30
@@ -171,7 +174,9 @@ def fitted_start(z: Array, groups: tuple[Group, ...], rng: np.random.Generator, 
         constant = np.log(weights) - 0.5 * np.linalg.slogdet(covariance)[1] - 0.5 * np.sum(pull * means, axis=1)
         square = inverse[:, rows, columns] * np.where(rows == columns, -0.5, -1.0)
         density = np.concatenate([square, pull, constant[:, None]], axis=1).astype(np.float32)
-        moments = (softmax(density @ products) @ by_point).astype(np.float64)
+        score = density @ products
+        share = softmax(np.maximum(score, score.max(axis=0) - FAINTEST))
+        moments = (share @ by_point).astype(np.float64)
         count = moments[:, -1] + 1e-9
         weights, moments = count / count.sum(), moments / count[:, None]
         means = moments[:, len(rows) : len(rows) + d]

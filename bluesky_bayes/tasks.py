@@ -34,7 +34,7 @@ from bluesky_bayes.noise import SIGMA, Noise, Poisson, StudentT
 from bluesky_bayes.priors import SCORES, Z_MAX, Prior, quantile_table
 
 EPS = float(np.finfo(np.float32).eps)
-FEWEST_FOR_CELLS = 64
+FEWEST_FOR_CELLS, VECTOR = 64, 8
 ALWAYS, NOW_AND_THEN = 3, 1
 """Steps in every fourth sweep that carry the amplitudes along with shapes; in the others there is one less. Of three
 the last draws a shape anew, see `kernels.engine.sweep_replica`."""
@@ -427,8 +427,12 @@ def _moments(tables: Array) -> tuple[Array, Array]:
 
 
 def _bins(x: Array) -> tuple[Array, Array]:
-    """First point of each bin and its edges; the bins at both ends reach as far beyond the data as into them."""
-    start = np.arange(BINS + 1) * x.size // BINS
+    """First point of each bin and its edges; the bins at both ends reach as far beyond the data as into them.
+
+    In longer data bins are whole vectors of points, which sums over them need.
+    """
+    unit = VECTOR if x.size >= VECTOR * BINS else 1
+    start = np.minimum(np.arange(BINS + 1) * -(-x.size // unit) // BINS * unit, x.size)
     inside = start[1:-1]
     edge = np.concatenate(
         [[2.0 * x[0] - x[inside[0]]], 0.5 * (x[inside - 1] + x[inside]), [2.0 * x[-1] - x[-1 - inside[0]]]]

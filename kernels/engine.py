@@ -36,7 +36,7 @@ GAUSSIAN, POISSON, STUDENT_T = 0, 1, 2
 CHUNK = 4096
 REFRESH = 256
 TARGET = 0.44
-WIDE, WIDE_EVERY = 10.0, 4
+WIDE, WIDE_EVERY, FREE_EVERY = 10.0, 4, 2
 IMPOSSIBLE = 1e300
 FAR = 1e8 if SINGLE else 1e20
 TINY = 1e-30
@@ -444,7 +444,7 @@ def rebuild_curves(task, state, p, scratch):
 
 
 @small
-def rebuild_energy(task, state, p, scratch):
+def rebuild_energy(task, state, p):
     """Residual and energy of replica `p` from its parameters and curves."""
     n_points, n_curves, none = task.x.size, task.curve_start[task.term_block.size], -1 - p
     residual, curves = state.residual, state.curves
@@ -457,9 +457,7 @@ def rebuild_energy(task, state, p, scratch):
         a, c = task.block_start[block], p * n_curves + task.curve_start[term]
         low, high = reach(task, state, term, p, none, 0.0)
         amplitude = F(slot_value(task, state, task.slot_start[term], p, none, 0.0))
-        r0 = p * n_points + a
-        amplitude_part(task, term, amplitude, residual, r0, curves, c, scratch.residual, low, high)
-        copy_points(scratch.residual, a + low, residual, r0 + low, high - low)
+        add_column(curves, c + low, -amplitude, residual, p * n_points + a + low, high - low)
     sum_up(task, state, p)
 
 
@@ -482,7 +480,7 @@ def rebuild(task, state, p, scratch):
     for j in range(state.theta.shape[1]):
         state.theta[p, j] = quantile(task, j, state.z[p, j])
     rebuild_curves(task, state, p, scratch)
-    rebuild_energy(task, state, p, scratch)
+    rebuild_energy(task, state, p)
 
 
 @small
@@ -907,7 +905,7 @@ def carry(task, reference, state, score, p, beta, strides, level, draw, redraw, 
         log_ratio -= 0.5 * (z * z - old * old) + log_slope(task, i, z) - log_slope(task, i, old)
         state.z[trial, i] = z
         state.theta[trial, i] = quantile(task, i, z)
-    rebuild_energy(task, state, trial, scratch)
+    rebuild_energy(task, state, trial)
     change = 0.0
     if reference.log_weight.size > 0:
         for j in range(state.z.shape[1]):
@@ -927,6 +925,7 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
     nothing there, and tables of quantiles are slow to reach. Each leaves its gain there, for the chances of all moves;
     these are whole parts, so that their sums do not depend on how particles are divided among threads.
     Changes of sums leave rounding, which is soon swept away; where much has gone at once, at once.
+    What is drawn anew from its prior is accepted so often that every second sweep is enough, and counts as much.
     """
     from_prior, n_parameters, q = reference.log_weight.size == 0, state.z.shape[1], spare_row(state.z.shape[0])
     for i in range(U64(n_parameters)):
@@ -939,6 +938,9 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
         j, k, at, ratio = move, move - n_parameters, draw + move, 0.0
         if k < 0:
             z, value = state.z[q, j], state.theta[q, j]
+            if steps[level, task.step_group[j]] >= 1.0 and (sweep + j) % FREE_EVERY > 0:
+                state.theta[q, j] = NO_GAIN
+                continue
         elif task.jump_term.size > 0 and (sweep + k) % JUMP_EVERY == 0:
             at = draw + n_parameters + 2 * (k // JUMP_EVERY)
             j = task.slot_parameter[task.jump_slot[k]]
@@ -969,7 +971,8 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
         chance = exp_single(np.float32(min(max(state.theta[q, i], NO_GAIN), 0.0)))
         state.theta[q, i] = np.int32(PARTS * chance) / PARTS
     for j in range(n_parameters):
-        accepted[task.step_group[j]] += state.theta[q, j]
+        g = task.step_group[j]
+        accepted[g] += state.theta[q, j] * (FREE_EVERY if steps[level, g] >= 1.0 else 1)
     if task.linear.size > 0:
         at = draw + single_draws(task)
         n_carries = task.carries[0] - (sweep % SELDOM > 0)
