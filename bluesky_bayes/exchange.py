@@ -49,7 +49,7 @@ class Exchange(Sampler):
         n_adapt = 0 if state.number else int(burn_in * length)
         n_sweeps, n_levels = n_adapt + length, path.betas.size
         reference, z, steps = path.start.arrays, state.coordinates, state.steps.copy()
-        if path.task.linear.size:
+        if path.task.free.size:
             z = in_order(z, path.groups)
         fresh, n_drawn = path.start.draws(n_sweeps, generator(key, 1 + state.number))
         scratch, replicas, score = new_scratch(path.task, n_levels), new_state(path.task, z), new_score(reference, z)

@@ -385,11 +385,12 @@ def _cells(x: Array, dtype: Any) -> _Cells:
 
 
 def _linear(model: Model, index: dict[str, int], tables: Array, jumps: bool) -> dict[str, Array]:
-    """Amplitudes that are carried along when shapes change.
+    """Shapes that step together, and amplitudes that are carried along when they do.
 
-    Two and more that are nothing else than amplitudes: where curves look alike, shapes and amplitudes make up for each
-    other. Components of one kind, each at a place of its own, do not look like a constant, but wide ones look like a
-    slope or a bend: theirs are carried along now and then, as are those of models with other components that jump.
+    Those are parameters that are nothing else than amplitudes: where curves look alike, shapes and amplitudes make up
+    for each other. Components of one kind, each at a place of its own, do not look like a constant, but wide ones look
+    like a slope or a bend: theirs are carried along now and then, as are those of models with other components that
+    jump, and a single amplitude.
     """
     shaped = [term for term in model.terms if any(slot.parameter is not None for slot in term.slots[1:])]
     shapes = {slot.parameter for term in shaped for slot in term.slots[1:]}
@@ -405,11 +406,11 @@ def _linear(model: Model, index: dict[str, int], tables: Array, jumps: bool) -> 
     ]
     one_kind = len({term.component.name for term in shaped}) == 1
     apart = one_kind and len(places) == len(set(places)) == len(shaped)
-    if len(names) < 2 or not shaped or (apart and max(background.values(), default=0) < 2):
+    if len(index) < 2 or not shaped or (apart and max(background.values(), default=0) < 2):
         names, free = [], []
     mean, variance = _moments(tables[[index[name] for name in names]]) if names else np.zeros((2, 0))
     return {
-        "carries": _ints([0 if not names else NOW_AND_THEN if jumps or apart else ALWAYS]),
+        "carries": _ints([0 if not free else NOW_AND_THEN if jumps or apart or len(names) < 2 else ALWAYS]),
         "linear": _ints(index[name] for name in names),
         "linear_of": _ints(names.index(p) if (p := t.slots[0].parameter) in names else -1 for t in model.terms),
         "linear_mean": mean,

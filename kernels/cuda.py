@@ -421,9 +421,9 @@ class Traits(NamedTuple):
     from_prior : bool
         Whether the reference is the prior.
     carries : bool
-        Whether amplitudes are carried along with their shapes.
+        Whether shapes step together, with amplitudes carried along.
     jumps : bool
-        Whether components may jump; told apart only where amplitudes are carried along.
+        Whether components may jump; told apart only where shapes step together.
     several : bool
         Whether there is more than one block.
     """
@@ -443,8 +443,8 @@ class Traits(NamedTuple):
             kinds.pop() if len(kinds) == 1 else None,
             known.pop() if len(known) == 1 else None,
             not reference.log_weight.size,
-            bool(task.linear.size),
-            bool(task.jump_term.size) or not task.linear.size,
+            bool(task.free.size),
+            bool(task.jump_term.size) or not task.free.size,
             task.noise.size > 1,
         )
 
@@ -453,7 +453,7 @@ class Traits(NamedTuple):
         settled = {
             "reference.log_weight.size == 0": str(self.from_prior),
             "reference.log_weight.size > 0": str(not self.from_prior),
-            "task.linear.size > 0": str(self.carries),
+            "task.free.size > 0": str(self.carries),
         }
         if self.kind is not None:
             settled["task.noise[block]"] = str(self.kind)

@@ -913,7 +913,7 @@ def carry(task, reference, state, score, p, beta, strides, level, draw, redraw, 
         refer(reference, score, trial)
         change = score.value[trial] - score.value[p]
     gain = log_ratio - beta * (state.energy[trial] - state.energy[p]) - (1.0 - beta) * change
-    if gain >= 0.0 or scratch.log_uniforms[at] < gain:
+    if gain >= 0.0 or scratch.log_uniforms[draw + 2] < gain:
         replace_replica(task, reference, state, score, p, trial)
 
 
@@ -973,7 +973,7 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
     for j in range(n_parameters):
         g = task.step_group[j]
         accepted[g] += state.theta[q, j] * (FREE_EVERY if steps[level, g] >= 1.0 else 1)
-    if task.linear.size > 0:
+    if task.free.size > 0:
         at = draw + single_draws(task)
         n_carries = task.carries[0] - (sweep % SELDOM > 0)
         for c in range(n_carries):

@@ -74,15 +74,15 @@ class Task(NamedTuple):
     cell_first, cell_last : (n_blocks, CELLS + 1) int64
         First point of each cell, and the one after its last, on whole lines of 128 bytes.
     carries : (1,) int64
-        Steps in every fourth sweep that carry amplitudes along with shapes; in the others there is one less.
+        Steps of all shapes in every fourth sweep, which carry amplitudes along; in the others there is one less.
     linear : (n_linear,) int64
-        Parameters that are amplitudes and nothing else, or none where amplitudes are not carried along with shapes.
+        Parameters that are amplitudes and nothing else, or none where shapes do not step together.
     linear_of : (n_terms,) int64
         Which of them is each term's amplitude, or -1.
     linear_mean, linear_precision : (n_linear,) float64
         Mean and inverse variance of their priors.
     free : (n_free,) int64
-        All other parameters.
+        All other parameters, or none.
     tables : (n_parameters, n_quantiles) float64
         Prior quantiles at evenly spaced normal scores.
     z_max : (1,) float64

@@ -151,6 +151,27 @@ def test_components_that_make_up_for_each_other_have_the_evidence_of_their_integ
         assert abs(found.log_evidence[0] - expected) < 4 * found.log_evidence_error[0] + 0.01
 
 
+def test_a_recovery_whose_end_is_not_seen_has_the_evidence_of_its_integral() -> None:
+    """One amplitude in two terms; steps of one parameter at a time left half of the answers not to be trusted."""
+    times, sigma, mean, sd = np.linspace(0, 1, 100), 0.3, np.array([1000.0]), np.array([500.0])
+    terms = (Term("lack", decay, (Slot("signal", scale=-1.0), Slot("rate"))), Term("level", level, (Slot("signal"),)))
+    model = Model("recovery", terms, {"signal": stats.norm(*mean, *sd), "rate": stats.uniform(0, 1)})
+    data = Dataset(times, 600 * (1 - np.exp(-0.4 * times)) + np.random.default_rng(0).normal(0, sigma, times.size))
+
+    def within(y: Array, curve: Array) -> tuple[Array, Array, Array, Array]:
+        weight = np.full(curve.shape, sigma**-2.0)
+        return stats.norm(curve, sigma).logpdf(y), weight * (y - curve), weight, weight
+
+    rates = (np.arange(8000) + 0.5) / 8000
+    curves = (1 - np.exp(-rates[:, None] * times))[:, :, None]
+    expected = special.logsumexp(over_amplitudes(curves, mean, sd, data.y, within)) - np.log(rates.size)
+    for seed in range(4):
+        found = select(data, Candidates((model,)), Gaussian(sigma), seed=seed)
+        assert found.trustworthy, found.warnings
+        assert found.log_evidence_error[0] < 0.02
+        assert abs(found.log_evidence[0] - expected) < 4 * found.log_evidence_error[0] + 0.01
+
+
 def test_two_wide_peaks_that_jump_have_the_evidence_of_their_integral() -> None:
     """Places and widths by importance sampling: Student's t about the answer, the peaks in order of place."""
     low, span = np.array([-3.0, 0.3, -3.0, 0.3]), np.array([6.0, 2.7, 6.0, 2.7])
