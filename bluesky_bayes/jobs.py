@@ -163,9 +163,7 @@ class Job:
         explored = self._cooled(start, EXPLORE, EXPLORING)
         if self.from_prior or not len(self.task.tables):
             return start, explored
-        if self._knows_all(explored) and (
-            matched := self._tried(fitted_start(explored.warm, self.groups, rng), rng)
-        ):
+        if self._knows_all(explored) and (matched := self._tried(fitted_start(explored.warm, self.groups, rng), rng)):
             return matched
         known = explored.betas, explored.steps, explored.strides
         explored = explored.joined(self._cooled(start, EXPLORE, EXPLORING_MORE, known))
