@@ -63,8 +63,9 @@ class Exchange(Sampler):
             n_adapt, state.number, key[0], key[1], order, scratch, energies, misfit, samples, rejected, accepted, trips,
         )  # fmt: skip
         info = Info(
-            energies[n_adapt:], misfit[n_adapt:], samples[n_adapt:], rejected / (0.5 * length), accepted / length,
-            int(trips[:, 1].sum()), float(drift), n_drawn * length / n_sweeps,
+            energies[n_adapt:], misfit[n_adapt:], samples[n_adapt:], rejected / (0.5 * length),
+            np.minimum(accepted / length, 1.0), int(trips[:, 1].sum()), float(drift),
+            n_drawn * length / n_sweeps,
         )  # fmt: skip
         return State(replicas.z[order], steps, state.strides, state.number + 1, trips[order, 0]), info
 

@@ -36,8 +36,8 @@ from bluesky_bayes.priors import SCORES, Z_MAX, Prior, quantile_table
 EPS = float(np.finfo(np.float32).eps)
 FEWEST_FOR_CELLS, VECTOR = 64, 8
 ALWAYS, NOW_AND_THEN = 3, 1
-"""Steps in every fourth sweep that carry the amplitudes along with shapes; in the others there is one less. Of three
-the last draws a shape anew, see `kernels.engine.sweep_replica`."""
+"""Steps of all shapes in every fourth sweep; in the others there is one less. Of three the last draws a shape anew, see
+`kernels.engine.sweep_replica`."""
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -390,7 +390,7 @@ def _linear(model: Model, index: dict[str, int], tables: Array, jumps: bool) -> 
     Those are parameters that are nothing else than amplitudes: where curves look alike, shapes and amplitudes make up
     for each other. Components of one kind, each at a place of its own, do not look like a constant, but wide ones look
     like a slope or a bend: theirs are carried along now and then, as are those of models with other components that
-    jump, and a single amplitude.
+    jump; and so do shapes with one amplitude or none step.
     """
     shaped = [term for term in model.terms if any(slot.parameter is not None for slot in term.slots[1:])]
     shapes = {slot.parameter for term in shaped for slot in term.slots[1:]}
@@ -430,7 +430,7 @@ def _moments(tables: Array) -> tuple[Array, Array]:
 def _bins(x: Array) -> tuple[Array, Array]:
     """First point of each bin and its edges; the bins at both ends reach as far beyond the data as into them.
 
-    In longer data bins are whole vectors of points, which sums over them need.
+    In longer data bins begin at every eighth point or so: sums over a few points more than a vector are slow.
     """
     unit = VECTOR if x.size >= VECTOR * BINS else 1
     start = np.minimum(np.arange(BINS + 1) * -(-x.size // unit) // BINS * unit, x.size)

@@ -694,7 +694,7 @@ def single_draws(task):
 
 @small
 def carry_draws(task):
-    """Random draws of a step that carries the amplitudes."""
+    """Random draws of a step of all shapes."""
     return 2 + task.tables.shape[0]
 
 
@@ -918,6 +918,12 @@ def carry(task, reference, state, score, p, beta, strides, level, draw, redraw, 
 
 
 @small
+def is_idle(steps, level, group, sweep):
+    """Whether a group of parameters, which are drawn anew from their priors, stays where it is in a sweep."""
+    return steps[level, group] >= 1.0 and (sweep + group) % FREE_EVERY > 0
+
+
+@small
 def sweep_replica(task, reference, state, score, p, beta, steps, strides, level, accepted, draw, sweep, scratch):
     """One move of every parameter of replica `p` at inverse temperature `beta`, and jumps now and then.
 
@@ -938,7 +944,7 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
         j, k, at, ratio = move, move - n_parameters, draw + move, 0.0
         if k < 0:
             z, value = state.z[q, j], state.theta[q, j]
-            if steps[level, task.step_group[j]] >= 1.0 and (sweep + j) % FREE_EVERY > 0:
+            if is_idle(steps, level, task.step_group[j], sweep):
                 state.theta[q, j] = NO_GAIN
                 continue
         elif task.jump_term.size > 0 and (sweep + k) % JUMP_EVERY == 0:
@@ -1041,7 +1047,9 @@ def sweep_level(
     for g in range(group_size.size):
         rate = hits[g] / group_size[g]
         if t < n_adapt and (level > 0 or betas[0] > 0.0):
-            steps[level, g] = min(1.0, steps[level, g] * np.exp((rate - TARGET) * 2.0 / np.sqrt(10.0 + t)))
+            if not is_idle(steps, level, g, t):
+                rate = rate / FREE_EVERY if steps[level, g] >= 1.0 else rate
+                steps[level, g] = min(1.0, steps[level, g] * np.exp((rate - TARGET) * 2.0 / np.sqrt(10.0 + t)))
         else:
             accepted[level, g] += rate
 

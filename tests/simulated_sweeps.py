@@ -67,8 +67,9 @@ NOISES: dict[str, dict[tuple[Kind, Any], tuple[str, ...]]] = {
 
 
 def known_way(task: Task) -> tuple[Any, Any, Any]:
-    """Temperatures, and steps there."""
+    """Temperatures, and steps there: of the first group draws of the prior."""
     steps = np.full((3, int(task.step_group.max()) + 1), 0.3)
+    steps[:, 0] = 1.0
     return BETAS, steps, np.tile(0.2 * np.eye(task.free.size), (3, 1, 1))
 
 

@@ -140,27 +140,36 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield engine
 
 
-PATHS = [(gaussian, noise) for noise in (Gaussian(0.1), Gaussian(), Poisson(), StudentT(0.1), StudentT())]
-PATHS += [(decay, Gaussian(0.1)), (decay, Gaussian())]
+PATHS = [(gaussian, noise, 2) for noise in (Gaussian(0.1), Gaussian(), Poisson(), StudentT(0.1), StudentT())]
+PATHS += [(decay, Gaussian(0.1), 2), (decay, Gaussian(), 2), (decay, Gaussian(0.1), 1)]
+NAMES = [f"{n} {c.name}, {noise}" for c, noise, n in PATHS]
 
 
-def two_of(component: Component, noise: Noise) -> tuple[Any, Task, tuple[Group, ...], tuple[Array, Array, Array]]:
-    """Kernels and task of two components on a constant, their groups, and temperatures, steps and strides."""
+def some_of(
+    component: Component, noise: Noise, count: int
+) -> tuple[Any, Task, tuple[Group, ...], tuple[Array, Array, Array]]:
+    """Kernels and task of two components on a constant or one alone, their groups, and temperatures, steps and strides.
+
+    At two temperatures one group of parameters is drawn from its prior.
+    """
     x = np.linspace(-1, 1, 81)
     y = np.random.default_rng(0).poisson(5 + 20 * np.exp(-0.5 * (x / 0.2) ** 2)).astype(float)
     priors = {"rate": stats.uniform(0, 3)} if component is decay else {}
-    candidates = family(component, [2], priors=priors)
+    candidates = family(component, [count], background="constant" if count > 1 else None, priors=priors)
     kernels, (task,) = compiled(Dataset(x, y, counts=True), candidates, noise, single=False)
     n, n_free = len(component.parameters), task.free.size
-    groups = (Group(np.array([range(n), range(n, 2 * n)]), 1),)
+    groups = (Group(np.array([range(i, i + n) for i in range(0, count * n, n)]), 1),)
     steps, strides = np.full((4, int(task.step_group.max()) + 1), 0.3), np.tile(0.2 * np.eye(n_free), (4, 1, 1))
+    steps[1:3, 0] = 1.0
     return kernels, task, groups, (np.array([0.0, 0.02, 0.3, 1.0]), steps, strides)
 
 
-@pytest.mark.parametrize(("component", "noise"), PATHS, ids=[f"{c.name}, {noise}" for c, noise in PATHS])
-def test_compiled_sweeps_take_the_same_path_as_plain_python(plain: Any, component: Component, noise: Noise) -> None:
-    kernels, task, groups, (betas, steps, strides) = two_of(component, noise)
-    assert task.linear.size == (3 if component is decay else 0)
+@pytest.mark.parametrize(("component", "noise", "count"), PATHS, ids=NAMES)
+def test_compiled_sweeps_take_the_same_path_as_plain_python(
+    plain: Any, component: Component, noise: Noise, count: int
+) -> None:
+    kernels, task, groups, (betas, steps, strides) = some_of(component, noise, count)
+    assert task.linear.size == (0 if component is gaussian else 3 if count > 1 else 1)
     z, key = np.random.default_rng(2).standard_normal((4, len(task.tables))), chain_key(1, "test", 0)
     draws = np.random.default_rng(3).standard_normal((100, len(task.tables)))
     for start in (first_start(task), fitted_start(draws, groups, np.random.default_rng(4))):
@@ -175,9 +184,11 @@ def test_compiled_sweeps_take_the_same_path_as_plain_python(plain: Any, componen
         np.testing.assert_allclose(fast.acceptance, slow.acceptance, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(("component", "noise"), PATHS, ids=[f"{c.name}, {noise}" for c, noise in PATHS])
-def test_compiled_particles_take_the_same_path_as_plain_python(plain: Any, component: Component, noise: Noise) -> None:
-    kernels, task, groups, known = two_of(component, noise)
+@pytest.mark.parametrize(("component", "noise", "count"), PATHS, ids=NAMES)
+def test_compiled_particles_take_the_same_path_as_plain_python(
+    plain: Any, component: Component, noise: Noise, count: int
+) -> None:
+    kernels, task, groups, known = some_of(component, noise, count)
     start, key = first_start(task), chain_key(1, "test", 0)
     fast, slow = (
         cooled(module, task, start, (3, 2), key, 0, np.random.default_rng(3), groups, known)
@@ -318,7 +329,7 @@ def test_points_beyond_the_ends_of_a_peak_need_not_be_worked_out(noise: Noise, s
 
 def test_a_round_trip_may_take_several_rounds() -> None:
     """Hot, cold and back, of replicas that an earlier round left at neither end, at the hot or at the cold one."""
-    kernels, task, _, (betas, steps, strides) = two_of(gaussian, Gaussian(0.1))
+    kernels, task, _, (betas, steps, strides) = some_of(gaussian, Gaussian(0.1), 2)
     way = Way(kernels, task, first_start(task), betas, steps, strides, ())
     state = State(np.random.default_rng(2).standard_normal((4, len(task.tables))), steps, strides, 1)
     for ends, trips, cold in ((None, 0, -1), (np.zeros(4), 0, 1), (np.ones(4), 1, 1)):

@@ -172,6 +172,25 @@ def test_a_recovery_whose_end_is_not_seen_has_the_evidence_of_its_integral() -> 
         assert abs(found.log_evidence[0] - expected) < 4 * found.log_evidence_error[0] + 0.01
 
 
+@pytest.mark.parametrize("noise", [Gaussian(SIGMA), Gaussian(prior=stats.uniform(5, 10))])
+def test_shapes_without_amplitudes_step_together_and_have_the_evidence_of_their_integral(noise: Gaussian) -> None:
+    """Two decays of given height, whose rates make up for each other."""
+    terms = [Term(name, decay, (Slot(None, offset=100.0), Slot(name))) for name in ("one", "other")]
+    model = Model("decays", tuple(terms), dict.fromkeys(("one", "other"), stats.uniform(0, 2)))
+    data = Dataset(T, 100 * (np.exp(-0.6 * T) + np.exp(-0.9 * T)) + np.random.default_rng(0).normal(0, SIGMA, T.size))
+
+    rates = (np.arange(150) + 0.5) / 75
+    curves = 100 * np.exp(-rates[:, None] * T)
+    square = np.sum((data.y - curves[:, None] - curves) ** 2, axis=2)
+    sigmas = np.array([SIGMA]) if noise.known else 5 + (np.arange(100) + 0.5) / 10
+    log_likelihood = [-0.5 * square / s**2 - T.size * np.log(s * np.sqrt(2 * np.pi)) for s in sigmas]
+    expected = special.logsumexp(log_likelihood) - np.log(sigmas.size * rates.size**2)
+    for seed in range(2):
+        found = select(data, Candidates((model,)), noise, seed=seed)
+        assert found.trustworthy, found.warnings
+        assert abs(found.log_evidence[0] - expected) < 4 * found.log_evidence_error[0] + 0.01
+
+
 def test_two_wide_peaks_that_jump_have_the_evidence_of_their_integral() -> None:
     """Places and widths by importance sampling: Student's t about the answer, the peaks in order of place."""
     low, span = np.array([-3.0, 0.3, -3.0, 0.3]), np.array([6.0, 2.7, 6.0, 2.7])
