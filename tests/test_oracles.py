@@ -42,19 +42,23 @@ def assert_log_evidence(selection: Selection, expected: float, reference_error: 
     assert abs(selection.log_evidence[0] - expected) < 4 * error + reference_error
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_free_energies_of_the_nagata_2012_spectrum(seed: int) -> None:
-    selection = select(nagata_2012(), nagata_candidates(range(1, 6)), noise=Gaussian(0.1), seed=seed)
-    free_energy = -selection.log_evidence - NAGATA_NORMALISER
-    reference = np.array(list(NAGATA_FREE_ENERGY.values()))
-    reference_error = np.array([0.01, 0.01, 0.02, 0.1, 0.1])
-    allowed = np.minimum(0.3, 4 * selection.log_evidence_error + reference_error)
-    assert np.all(np.abs(free_energy - reference) < allowed), (free_energy, selection.log_evidence_error)
-    three = selection["3 peaks"].parameters
+def test_free_energies_of_the_nagata_2012_spectrum() -> None:
+    """Of each of three seeds, and more narrowly of their mean: the reference for five peaks is itself 0.1 low."""
+    selections = [
+        select(nagata_2012(), nagata_candidates(range(1, 6)), noise=Gaussian(0.1), seed=seed) for seed in (1, 2, 3)
+    ]
+    reference, reference_error = np.array(list(NAGATA_FREE_ENERGY.values())), np.array([0.01, 0.01, 0.02, 0.1, 0.1])
+    deviation = np.array([-selection.log_evidence - NAGATA_NORMALISER - reference for selection in selections])
+    error = np.array([selection.log_evidence_error for selection in selections])
+    assert np.all(np.abs(deviation) < np.minimum(0.4, 4 * error + reference_error)), (deviation, error)
+    of_mean = np.sqrt(np.mean(error**2, axis=0) / len(error))
+    assert np.all(np.abs(deviation.mean(axis=0)) < np.minimum(0.25, 3 * of_mean + reference_error)), (deviation, error)
     expected = {"peak1.center": (1.2096, 0.016), "peak2.center": (1.4563, 0.0040), "peak3.center": (1.6987, 0.0039)}
-    for name, (mean, sd) in expected.items():
-        assert three[name].mean == pytest.approx(mean, abs=0.3 * sd)
-        assert three[name].sd == pytest.approx(sd, rel=0.3)
+    for selection in selections:
+        three = selection["3 peaks"].parameters
+        for name, (mean, sd) in expected.items():
+            assert three[name].mean == pytest.approx(mean, abs=0.3 * sd)
+            assert three[name].sd == pytest.approx(sd, rel=0.3)
 
 
 def test_stated_errors_agree_with_the_spread_over_twenty_seeds() -> None:
