@@ -918,9 +918,18 @@ def carry(task, reference, state, score, p, beta, strides, level, draw, redraw, 
 
 
 @small
-def is_idle(steps, level, group, sweep):
-    """Whether a group of parameters, which are drawn anew from their priors, stays where it is in a sweep."""
-    return steps[level, group] >= 1.0 and (sweep + group) % FREE_EVERY > 0
+def is_free(reference, steps, level, group):
+    """Whether a group of parameters is drawn anew from its priors, on a way that begins there.
+
+    On a way from a mixture, such draws are what finds modes that the mixture lacks.
+    """
+    return reference.log_weight.size == 0 and steps[level, group] >= 1.0
+
+
+@small
+def is_idle(reference, steps, level, group, sweep):
+    """Whether such a group stays where it is in a sweep."""
+    return is_free(reference, steps, level, group) and (sweep + group) % FREE_EVERY > 0
 
 
 @small
@@ -931,7 +940,7 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
     nothing there, and tables of quantiles are slow to reach. Each leaves its gain there, for the chances of all moves;
     these are whole parts, so that their sums do not depend on how particles are divided among threads.
     Changes of sums leave rounding, which is soon swept away; where much has gone at once, at once.
-    What is drawn anew from its prior is accepted so often that every second sweep is enough, and counts as much.
+    What is free is accepted so often that every second sweep is enough, and counts as much.
     """
     from_prior, n_parameters, q = reference.log_weight.size == 0, state.z.shape[1], spare_row(state.z.shape[0])
     for i in range(U64(n_parameters)):
@@ -944,7 +953,7 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
         j, k, at, ratio = move, move - n_parameters, draw + move, 0.0
         if k < 0:
             z, value = state.z[q, j], state.theta[q, j]
-            if is_idle(steps, level, task.step_group[j], sweep):
+            if is_idle(reference, steps, level, task.step_group[j], sweep):
                 state.theta[q, j] = NO_GAIN
                 continue
         elif task.jump_term.size > 0 and (sweep + k) % JUMP_EVERY == 0:
@@ -978,7 +987,7 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
         state.theta[q, i] = np.int32(PARTS * chance) / PARTS
     for j in range(n_parameters):
         g = task.step_group[j]
-        accepted[g] += state.theta[q, j] * (FREE_EVERY if steps[level, g] >= 1.0 else 1)
+        accepted[g] += state.theta[q, j] * (FREE_EVERY if is_free(reference, steps, level, g) else 1)
     if task.free.size > 0:
         at = draw + single_draws(task)
         n_carries = task.carries[0] - (sweep % SELDOM > 0)
@@ -1047,8 +1056,8 @@ def sweep_level(
     for g in range(group_size.size):
         rate = hits[g] / group_size[g]
         if t < n_adapt and (level > 0 or betas[0] > 0.0):
-            if not is_idle(steps, level, g, t):
-                rate = rate / FREE_EVERY if steps[level, g] >= 1.0 else rate
+            if not is_idle(reference, steps, level, g, t):
+                rate = rate / FREE_EVERY if is_free(reference, steps, level, g) else rate
                 steps[level, g] = min(1.0, steps[level, g] * np.exp((rate - TARGET) * 2.0 / np.sqrt(10.0 + t)))
         else:
             accepted[level, g] += rate
