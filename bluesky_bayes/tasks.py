@@ -390,7 +390,7 @@ def _linear(model: Model, index: dict[str, int], tables: Array, jumps: bool) -> 
     Those are parameters that are nothing else than amplitudes: where curves look alike, shapes and amplitudes make up
     for each other. Components of one kind, each at a place of its own, do not look like a constant, but wide ones look
     like a slope or a bend: theirs are carried along now and then, as are those of models with other components that
-    jump; and so do shapes with one amplitude or none step.
+    jump. Shapes with one amplitude or none step now and then, too.
     """
     shaped = [term for term in model.terms if any(slot.parameter is not None for slot in term.slots[1:])]
     shapes = {slot.parameter for term in shaped for slot in term.slots[1:]}
