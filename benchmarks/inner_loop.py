@@ -47,12 +47,12 @@ static inline T polynomial(T v)
 #if SINGLE
     int32_t n = (int32_t)(v * 1.4426950408889634f + 256.5f) - 256;
     float r = v - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
+    float p = 8.2902405e-3f;
+    p = p * r + 4.1898157e-2f;
+    p = p * r + 1.6667639e-1f;
+    p = p * r + 4.9999148e-1f;
+    p = p * r + 9.9999970e-1f;
+    p = p * r + 1;
     int32_t bits = (n + 127) << 23;
 #else
     int32_t n = (int32_t)(v * 1.4426950408889634 + 1280.5) - 1280;
@@ -69,9 +69,9 @@ static inline T polynomial(T v)
     p = p * r + 1.0 / 24.0;
     p = p * r + 1.0 / 6.0;
     p = p * r + 0.5;
+    p = p * (r * r) + r + 1;
     int64_t bits = (int64_t)(n + 1023) << 52;
 #endif
-    p = p * (r * r) + r + 1;
     T scale;
     memcpy(&scale, &bits, sizeof scale);
     return p * scale;

@@ -149,11 +149,16 @@ def mean_evidence(log_z: Array) -> Evidence:
 
 
 def surer_of(one: Evidence, other: Evidence) -> Evidence:
-    """The surer of two estimates; where they contradict each other, its error is half their difference at least."""
-    surer = min(one, other, key=lambda found: found.error)
+    """The surer of two estimates, `doubted` because of the other."""
+    surer, less_sure = sorted((one, other), key=lambda found: found.error)
+    return doubted(surer, less_sure)
+
+
+def doubted(one: Evidence, other: Evidence) -> Evidence:
+    """The first of two estimates; where they contradict each other, its error is half their difference at least."""
     if contradictory(one, other):
-        return surer._replace(error=max(surer.error, 0.5 * abs(one.log_z - other.log_z)))
-    return surer
+        return one._replace(error=max(one.error, 0.5 * abs(one.log_z - other.log_z)))
+    return one
 
 
 def joined(one: Evidence, other: Evidence) -> Evidence:

@@ -20,15 +20,8 @@ from bluesky_bayes.model import Model, Term
 from bluesky_bayes.noise import SIGMA, Gaussian, Noise
 from bluesky_bayes.posterior import Diagnostics, Fit, Posterior
 from bluesky_bayes.priors import at_value, describe
-from bluesky_bayes.sampler import chain_key, generator
-from bluesky_bayes.summaries import (
-    CURVE_POINTS,
-    MOST_DRAWS,
-    derived_of,
-    edges_of,
-    predictive_probability,
-    thinned,
-)
+from bluesky_bayes.sampler import MOST_DRAWS, chain_key, generator, thinned
+from bluesky_bayes.summaries import CURVE_POINTS, derived_of, edges_of, predictive_probability
 from bluesky_bayes.tasks import HALF_LOG_2PI, groups_of, in_order, table_of
 
 FARTHEST, DEEPEST = 30.0, 60.0

@@ -26,6 +26,7 @@ from bluesky_bayes.evidence import (
     Evidence,
     bridged,
     contradictory,
+    doubted,
     joined,
     softmax,
     split_r_hat,
@@ -36,16 +37,27 @@ from bluesky_bayes.independence import Independence
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.model import Model
 from bluesky_bayes.reference import Start, first_start, fitted_start
-from bluesky_bayes.sampler import SHORTEST, Info, Path, Sampler, Settings, State, chain_key, generator
+from bluesky_bayes.sampler import (
+    MOST_DRAWS,
+    SHORTEST,
+    Info,
+    Path,
+    Sampler,
+    Settings,
+    State,
+    chain_key,
+    generator,
+    thinned,
+)
 from bluesky_bayes.smc import SequentialMonteCarlo
-from bluesky_bayes.tasks import groups_of
+from bluesky_bayes.tasks import groups_of, in_order
 
 _T = TypeVar("_T")
 EXCHANGE, INDEPENDENCE = Exchange(), Independence()
 SAMPLERS: dict[str, Sampler] = {s.name: s for s in (EXCHANGE, SequentialMonteCarlo(), INDEPENDENCE)}
 LOOK, EXPLORE, REPEAT, NARROW = (12, 8), (64, SWEEPS), (32, SWEEPS), (32, SWEEPS)
 LOOKING, EXPLORING, EXPLORING_MORE, REPEATING, NARROWING = 100_000, 200_000, 250_000, 300_000, 400_000
-BRIDGING = 500_000
+BRIDGING, MIXING = 500_000, 600_000
 """First of the random streams of each kind of work; those of a chain's rounds are below."""
 NEAR, NEAR_EARLIER, EARLIER_WIDER = 2.0, 4.0, 3.0
 IN_QUESTION = 10.0
@@ -306,11 +318,14 @@ class Job:
 
         Particles may have lost a mode that chains have found again. The bridge knows little of a ladder from the
         prior, so that both count where they are about as sure; of one from a mixture it knows the cold end, so that the
-        surer counts.
+        surer counts. Clouds that differ in their evidence have parts of the posterior in other shares, which a bridge
+        takes as they are: it may only contradict them.
         """
         chains = self.ladder
         if not contradictory(chains, self.particles):
             chains = joined(chains, self.particles)
+        if self.sampler.name == "smc":
+            return doubted(chains, self.bridge)
         surer, other = sorted((chains, self.bridge), key=lambda found: found.error)
         if self.path.start.fitted or contradictory(surer, other) or other.error > ALIKE * surer.error:
             return surer_of(surer, other)
@@ -331,6 +346,12 @@ class Job:
     def disagreement(self) -> float:
         """Split R-hat of the chains' misfit."""
         return float(split_r_hat(np.stack([info.misfit for info in self.infos])))
+
+    @property
+    def draws(self) -> Array:
+        """Draws of the posterior (n_chains, n_draws, n_parameters): whitened, components in order."""
+        z = in_order(np.stack([thinned(info.samples, MOST_DRAWS) for info in self.infos]), self.groups)
+        return self.sampler.mixed(self.path, self.infos, z, generator(self.keys[0], MIXING))
 
     @property
     def wanted(self) -> int:
@@ -358,6 +379,11 @@ class Job:
             self.kernels, self.task, standing.start, standing.betas, state.steps, state.strides, self.groups
         )
         self.weigh()
+
+
+def r_hat_of(z: Array) -> float:
+    """Worst split R-hat of draws (n_chains, n_draws, n_parameters)."""
+    return float(split_r_hat(np.moveaxis(z, -1, 0)).max(initial=1.0))
 
 
 def _counting(tried: Cooling) -> float:
@@ -432,8 +458,13 @@ def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, crew: Crew,
 
 
 def _unsure(questions: Sequence[Sequence[Job]]) -> list[tuple[Job, int]]:
-    """Jobs that have to go on, and how many sweeps."""
-    unsure = [job for question in questions for job in _in_question(question) if job.unsure]
+    """Jobs that have to go on, and how many sweeps: the best model of a question also to know its parameters."""
+    unsure = []
+    for question in questions:
+        best, *others = _in_question(question)
+        unsure += [job for job in others if job.unsure]
+        if best.unsure or r_hat_of(best.draws) > WORST_R_HAT:
+            unsure.append(best)
     return [(job, job.wanted) for job in unsure if job.wanted > 0]
 
 
@@ -447,7 +478,8 @@ def _round(work: Sequence[tuple[Job, int]], crew: Crew) -> None:
 
 
 def _in_question(question: Sequence[Job]) -> list[Job]:
-    """Models whose evidence is not far below the best of the question."""
+    """Models whose evidence is not far below the best of the question, which comes first."""
     score = np.array([job.evidence.log_z - float(job.task.constant[0]) for job in question])
     margin = IN_QUESTION + 5.0 * np.array([job.evidence.error for job in question])
-    return [job for job, s, m in zip(question, score, margin, strict=True) if s > score.max() - m]
+    ranked = np.argsort(-score, kind="stable")
+    return [question[i] for i in ranked if score[i] > score.max() - margin[i]]

@@ -18,6 +18,8 @@ from bluesky_bayes.reference import Start
 from bluesky_bayes.tasks import Group
 
 SHORTEST = 100
+MOST_DRAWS = 500
+"""Draws of a chain that are kept for the posterior."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Settings:
     ----------
     error : float
         Wanted standard error of the log evidence, in nats: every model that is still in question goes on until it is
-        that sure, its chains agree and have been to and fro.
+        that sure, its chains agree and have been to and fro; the best one until they agree on every parameter, too.
     budget : float, optional
         Seconds after which no new round begins, sure or not. With it the answer depends on the machine's speed.
     sweeps : int
@@ -186,6 +188,12 @@ class Sampler(Protocol):
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Log evidence over the reference's, less the task's constant, by all chains."""
+
+
+def thinned(samples: Array, most: int) -> Array:
+    """At most `most` rows, evenly spaced."""
+    rows = np.linspace(0, len(samples) - 1, min(len(samples), most)).astype(np.intp)
+    return samples[rows]
 
 
 def chain_key(seed: int, model: str, chain: int) -> npt.NDArray[np.uint64]:

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from bluesky_bayes.dataset import Array, Dataset
-from bluesky_bayes.evidence import Evidence, split_r_hat
-from bluesky_bayes.jobs import Job
+from bluesky_bayes.evidence import Evidence
+from bluesky_bayes.jobs import Job, r_hat_of
 from bluesky_bayes.kernels.task import Task, new_scratch, new_state
 from bluesky_bayes.model import Model
 from bluesky_bayes.noise import Noise, Poisson, StudentT
 from bluesky_bayes.posterior import Diagnostics, Fit, Posterior
 from bluesky_bayes.priors import at_quantile
-from bluesky_bayes.tasks import Block, in_order
+from bluesky_bayes.sampler import thinned
+from bluesky_bayes.tasks import Block
 
-MOST_DRAWS = 500
 MOST_CURVES, CURVES_OF_A_LOOK = 200, 40
 CURVE_POINTS = 200_000
 EDGE = 0.005
@@ -29,8 +29,7 @@ def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bo
     """Everything that the last round of a job says about its model."""
     model = job.model
     log_z, error, gap = job.evidence
-    z = in_order(np.stack([thinned(info.samples, MOST_DRAWS) for info in job.infos]), job.groups)
-    z = job.sampler.mixed(job.path, job.infos, z, np.random.default_rng(seed))
+    z = job.draws
     draws = {
         name: at_quantile(table, z[..., j])
         for j, (name, table) in enumerate(zip(model.parameters, job.task.tables, strict=True))
@@ -39,12 +38,6 @@ def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bo
     diagnostics = diagnostics_of(job, draws, z, gap, p_fit, single)
     constant = float(job.task.constant[0])
     return Posterior(model, log_z - constant, error, draws, derived_of(model, draws, z.shape[:2]), fit, diagnostics)
-
-
-def thinned(samples: Array, most: int) -> Array:
-    """At most `most` rows, evenly spaced."""
-    rows = np.linspace(0, len(samples) - 1, min(len(samples), most)).astype(np.intp)
-    return samples[rows]
 
 
 def derived_of(model: Model, draws: Mapping[str, Array], shape: tuple[int, ...]) -> dict[str, Array]:
@@ -175,7 +168,7 @@ def diagnostics_of(
         levels=job.path.betas.size,
         acceptance={name: float(acceptance[g]) for name, g in zip(names, job.task.step_group, strict=True)},
         r_hat_energy=job.disagreement,
-        r_hat=float(split_r_hat(values).max()) if draws else 1.0,
+        r_hat=r_hat_of(z),
         ess=float(effective_size(values).min()) if draws else float(job.length * len(job.infos)),
         gap=gap,
         drift=max(info.drift for info in job.infos),

@@ -388,9 +388,9 @@ def _linear(model: Model, index: dict[str, int], tables: Array, jumps: bool) -> 
     """Shapes that step together, and amplitudes that are carried along when they do.
 
     Those are parameters that are nothing else than amplitudes: where curves look alike, shapes and amplitudes make up
-    for each other. Components of one kind, each at a place of its own, do not look like a constant, but wide ones look
-    like a slope or a bend: theirs are carried along now and then, as are those of models with other components that
-    jump. Shapes with one amplitude or none step now and then, too.
+    for each other. Components of one kind, each at a place of its own, do so where they overlap, and wide ones with a
+    slope or a bend: theirs are carried along now and then, as are those of models with other components that jump. One
+    of them alone does not look like a constant. Shapes with one amplitude or none step now and then, too.
     """
     shaped = [term for term in model.terms if any(slot.parameter is not None for slot in term.slots[1:])]
     shapes = {slot.parameter for term in shaped for slot in term.slots[1:]}
@@ -406,7 +406,8 @@ def _linear(model: Model, index: dict[str, int], tables: Array, jumps: bool) -> 
     ]
     one_kind = len({term.component.name for term in shaped}) == 1
     apart = one_kind and len(places) == len(set(places)) == len(shaped)
-    if len(index) < 2 or not shaped or (apart and max(background.values(), default=0) < 2):
+    alone = apart and len(shaped) < 2 and max(background.values(), default=0) < 2
+    if len(index) < 2 or not shaped or alone:
         names, free = [], []
     mean, variance = _moments(tables[[index[name] for name in names]]) if names else np.zeros((2, 0))
     return {

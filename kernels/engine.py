@@ -44,7 +44,6 @@ MOVE, SWAP, RESAMPLE = 0, 1, 2
 BINS, JUMP_EVERY = 24, 4
 ROOT_2PI = 2.5066282746310002
 EDGE, OUTSIDE = 0.01, 10.0
-NO_GAIN, PARTS = -60.0, 1048576.0
 SELDOM, REDRAWS, STRIDE, NARROWEST = 4, 3, 2.38, 1e-14
 ENDLESS, BY_SD, BY_PRECISION = 0, 1, 2
 CELLS, EVERYWHERE, SUM_EVERY, FALL = 256, 1 << 62, 4, 1e3
@@ -730,21 +729,21 @@ def product_of_rates(exposure, inverse_y, w0, a, a0, b, b0, n):
 
 
 @small
-def overlap(task, state, block, at, other):
+def overlap(task, state, block, at, other, low, high):
     """Weighted sum of the products of two curves; of counts the variance is what was counted, one at least."""
-    a, n, curves = task.block_start[block], points_of(task, block), state.curves
+    a, n, curves = task.block_start[block] + low, max(high - low, 0), state.curves
     if task.noise[block] == POISSON:
-        return product_of_rates(task.weight, task.inverse_y, a, curves, at, curves, other, n)
-    return product(task.weight, a, curves, at, curves, other, n)
+        return product_of_rates(task.weight, task.inverse_y, a, curves, at + low, curves, other + low, n)
+    return product(task.weight, a, curves, at + low, curves, other + low, n)
 
 
 @small
-def overlap_with_data(task, state, block, at):
+def overlap_with_data(task, state, block, at, low, high):
     """The same with the data in place of the second curve: what was counted is a rate times the exposure."""
-    a, n = task.block_start[block], points_of(task, block)
+    a, n, curves = task.block_start[block] + low, high - low, state.curves
     if task.noise[block] == POISSON:
-        return product_of_counts(task.weight, task.y, task.inverse_y, a, state.curves, at, n)
-    return product(task.weight, a, state.curves, at, task.y, a, n)
+        return product_of_counts(task.weight, task.y, task.inverse_y, a, curves, at + low, n)
+    return product(task.weight, a, curves, at + low, task.y, a, n)
 
 
 @small
@@ -796,15 +795,17 @@ def fit_amplitudes(task, state, p, beta, amplitudes, row):
         block, j = task.term_block[term], task.linear_of[term]
         sigma = noise_sigma(task, state, block, p, none, 0.0)
         weight, at = beta / (sigma * sigma), p * n_curves + task.curve_start[term]
+        low, high = reach(task, state, term, p, none, 0.0)
         if j >= 0:
-            common = weight * overlap_with_data(task, state, block, at)
+            common = weight * overlap_with_data(task, state, block, at, low, high)
             mean[row, j] += common * task.slot_scale[task.slot_start[term]]
         for other in range(term + 1):
             k = task.linear_of[other]
             if task.term_block[other] != block or (j < 0 and k < 0):
                 continue
             there = p * n_curves + task.curve_start[other]
-            common = weight * overlap(task, state, block, at, there)
+            first, last = reach(task, state, other, p, none, 0.0)
+            common = weight * overlap(task, state, block, at, there, max(low, first), min(high, last))
             scale, fixed = amplitude_parts(task, state, term, p)
             other_scale, other_fixed = amplitude_parts(task, state, other, p)
             if j >= 0:
@@ -918,6 +919,23 @@ def carry(task, reference, state, score, p, beta, strides, level, draw, redraw, 
 
 
 @small
+def most_carries(task, sweep):
+    """Steps of all shapes in a sweep: one fewer in most."""
+    return max(task.carries[0] - (sweep % SELDOM > 0), 0)
+
+
+@small
+def carries_in(task, reference, steps, level, sweep):
+    """The same at one temperature. A step now and then is for ridges: a shape drawn from its prior knows none."""
+    n = most_carries(task, sweep)
+    if task.carries[0] == 1:
+        for i in range(task.free.size):
+            if is_free(reference, steps, level, task.step_group[task.free[i]]):
+                n = 0
+    return n
+
+
+@small
 def is_free(reference, steps, level, group):
     """Whether a group of parameters is drawn anew from its priors, on a way that begins there.
 
@@ -937,10 +955,8 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
     """One move of every parameter of replica `p` at inverse temperature `beta`, and jumps now and then.
 
     Where all parameters would go is worked out at once, in the row for steps of all parameters: what one does changes
-    nothing there, and tables of quantiles are slow to reach. Each leaves its gain there, for the chances of all moves;
-    these are whole parts, so that their sums do not depend on how particles are divided among threads.
-    Changes of sums leave rounding, which is soon swept away; where much has gone at once, at once.
-    What is free is accepted so often that every second sweep is enough, and counts as much.
+    nothing there, and tables of quantiles are slow to reach. Changes of sums leave rounding, which is soon swept away;
+    where much has gone at once, at once. What is free is accepted so often that every second sweep is enough.
     """
     from_prior, n_parameters, q = reference.log_weight.size == 0, state.z.shape[1], spare_row(state.z.shape[0])
     for i in range(U64(n_parameters)):
@@ -954,7 +970,6 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
         if k < 0:
             z, value = state.z[q, j], state.theta[q, j]
             if is_idle(reference, steps, level, task.step_group[j], sweep):
-                state.theta[q, j] = NO_GAIN
                 continue
         elif task.jump_term.size > 0 and (sweep + k) % JUMP_EVERY == 0:
             at = draw + n_parameters + 2 * (k // JUMP_EVERY)
@@ -965,16 +980,14 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
         else:
             continue
         if abs(z) > task.z_max[0]:
-            if k < 0:
-                state.theta[q, j] = NO_GAIN
             continue
         low, high = window(task, state, p, j, value)
         energy = propose(task, state, p, j, value, scratch, low, high)
         change = 0.0 if from_prior else trial_reference(reference, score, p, j, z) - score.value[p]
         gain = ratio - beta * (energy - state.energy[p]) - (1.0 - beta) * change
-        if k < 0:
-            state.theta[q, j] = gain
         if gain >= 0.0 or scratch.log_uniforms[at] < gain:
+            if k < 0:
+                accepted[task.step_group[j]] += 1
             if not from_prior:
                 commit_reference(reference, score, p, j, z)
             due = due or state.energy[p] - energy > FALL
@@ -982,16 +995,9 @@ def sweep_replica(task, reference, state, score, p, beta, steps, strides, level,
         if due:
             sum_up(task, state, p)
             due = False
-    for i in range(U64(n_parameters)):
-        chance = exp_single(np.float32(min(max(state.theta[q, i], NO_GAIN), 0.0)))
-        state.theta[q, i] = np.int32(PARTS * chance) / PARTS
-    for j in range(n_parameters):
-        g = task.step_group[j]
-        accepted[g] += state.theta[q, j] * (FREE_EVERY if is_free(reference, steps, level, g) else 1)
     if task.free.size > 0:
         at = draw + single_draws(task)
-        n_carries = task.carries[0] - (sweep % SELDOM > 0)
-        for c in range(n_carries):
+        for c in range(carries_in(task, reference, steps, level, sweep)):
             carry(
                 task, reference, state, score, p, beta, strides, level, at + c * carry_draws(task), c + 1 == REDRAWS,
                 scratch,
@@ -1034,9 +1040,9 @@ def count_trips(order, trips):
 
 
 @small
-def draws_of_sweep(task):
-    """Random draws that one replica's sweep takes."""
-    return single_draws(task) + task.carries[0] * carry_draws(task)
+def draws_of_sweep(task, sweep):
+    """Random draws that one replica's sweep takes at most."""
+    return single_draws(task) + most_carries(task, sweep) * carry_draws(task)
 
 
 @small
@@ -1044,7 +1050,7 @@ def sweep_level(
     task, reference, state, score, fresh, betas, steps, strides, group_size, n_adapt, order, level, t, scratch, accepted
 ):
     """Sweep `t` of one level of a ladder, whose draws are in `scratch`."""
-    hits, n_draws, p = scratch.hits, draws_of_sweep(task), order[level]
+    hits, n_draws, p = scratch.hits, draws_of_sweep(task, t), order[level]
     for g in range(group_size.size):
         hits[g] = 0.0
     if level == 0 and betas[0] == 0.0:
@@ -1055,12 +1061,10 @@ def sweep_level(
         )
     for g in range(group_size.size):
         rate = hits[g] / group_size[g]
-        if t < n_adapt and (level > 0 or betas[0] > 0.0):
-            if not is_idle(reference, steps, level, g, t):
-                rate = rate / FREE_EVERY if is_free(reference, steps, level, g) else rate
-                steps[level, g] = min(1.0, steps[level, g] * np.exp((rate - TARGET) * 2.0 / np.sqrt(10.0 + t)))
-        else:
-            accepted[level, g] += rate
+        if t >= n_adapt or (level == 0 and betas[0] == 0.0):
+            accepted[level, g] += rate * (FREE_EVERY if is_free(reference, steps, level, g) else 1)
+        elif not is_idle(reference, steps, level, g, t):
+            steps[level, g] = min(1.0, steps[level, g] * np.exp((rate - TARGET) * 2.0 / np.sqrt(10.0 + t)))
 
 
 @inner
@@ -1129,13 +1133,14 @@ def run_ladder(
     ``exp(-beta E - (1 - beta) V)`` over the prior, with the reference's energy V; `energies` are ``E - V``. A first
     level at beta = 0 takes the independent draws `fresh` (n_sweeps, n_parameters).
     """
-    n_levels, n_draws = betas.size, draws_of_sweep(task)
+    n_levels = betas.size
     for p in range(team(), n_levels, teams()):
         rebuild(task, state, p, scratch)
         refer(reference, score, p)
     wait_for_all()
     drift = 0.0
     for t in range(energies.shape[0]):
+        n_draws = draws_of_sweep(task, t)
         if teams() == 1:
             fill_random(0, n_levels * n_draws, t, round_, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
         for level in range(team(), n_levels, teams()):
@@ -1306,19 +1311,21 @@ def move_particles(
     `cloud` (n, n_parameters), `energies` (``E - V``) and `misfit` (E) are filled; ``scratch.hits`` counts moves that
     were accepted.
     """
-    n_draws = draws_of_sweep(task)
     for g in range(scratch.hits.size):
         scratch.hits[g] = 0.0
     for a in range(team_of_all(), parents.size, teams_of_all()):
         p = settle(task, reference, state, score, before, parents[a], scratch)
         for t in range(n_sweeps):
             row, at = a * n_sweeps + t, (first + a) * n_sweeps + t
+            n_draws = draws_of_sweep(task, t)
             fill_random(0, n_draws, at, round_ + level, MOVE, key0, key1, scratch.normals, scratch.log_uniforms)
             sweep_replica(task, reference, state, score, p, beta, steps, strides, level, scratch.hits, 0, t, scratch)
             energies[row] = state.energy[p] - score.value[p]
             misfit[row] = state.energy[p]
             for j in range(state.z.shape[1]):
                 cloud[row, j] = state.z[p, j]
+    for g in range(steps.shape[1]):
+        scratch.hits[g] *= FREE_EVERY if is_free(reference, steps, level, g) else 1
 
 
 @jit

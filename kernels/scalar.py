@@ -20,20 +20,21 @@ ROUNDER_DOUBLE = 6755399441055744.0 + 1023.0
 
 @in_order
 def exp_single(x):
-    """Exponential, float32, 2 units in the last place, with the polynomial of Cephes; x is clamped to [-60, 88]."""
+    """Exponential, float32, 2 units in the last place, by the polynomial of degree 5 that comes nearest (1 at 0).
+
+    x is clamped to [-60, 88]; its range is reduced as in Cephes.
+    """
     x = min(max(x, F4(-60.0)), F4(88.0))
     n = F4(x * F4(1.4426950408889634) + ROUNDER_SINGLE)
     whole = n - ROUNDER_SINGLE
     r = x - whole * F4(0.693359375)
     r = r + whole * F4(2.12194440e-4)
-    p = F4(1.9875691500e-4)
-    p = p * r + F4(1.3981999507e-3)
-    p = p * r + F4(8.3334519073e-3)
-    p = p * r + F4(4.1665795894e-2)
-    p = p * r + F4(1.6666665459e-1)
-    p = p * r + F4(5.0000001201e-1)
-    p = p * (r * r) + r
-    p = p + F4(1.0)
+    p = F4(8.2902405e-3)
+    p = p * r + F4(4.1898157e-2)
+    p = p * r + F4(1.6667639e-1)
+    p = p * r + F4(4.9999148e-1)
+    p = p * r + F4(9.9999970e-1)
+    p = p * r + F4(1.0)
     return p * I4(n.view(np.int32) << I4(23)).view(np.float32)
 
 

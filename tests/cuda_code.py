@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
-from kinds import Kind, decays_together, peaks_together, sloping, two_peaks
+from kinds import Kind, decays_together, one_peak, peaks_together, sloping
 
 from bluesky_bayes import Gaussian, Poisson, StudentT
 from bluesky_bayes.components import Component
@@ -38,8 +38,8 @@ DOUBLE = re.compile(r"\bD(?:MUL|FMA)\b")
 """Arithmetic in float64; sums over warps and what is kept of them are additions and conversions."""
 ANY_DOUBLE = re.compile(r"\bD(?:ADD|MUL|FMA|SETP|MNMX)\b")
 CASES: tuple[tuple[Kind, Any, bool], ...] = (
-    *((two_peaks, noise, False) for noise in (Gaussian(3.0), Poisson(), StudentT(3.0))),
-    *((two_peaks, noise, True) for noise in (Gaussian(3.0), Gaussian(), Poisson(), StudentT(3.0), StudentT())),
+    *((one_peak, noise, False) for noise in (Gaussian(3.0), Poisson(), StudentT(3.0))),
+    *((one_peak, noise, True) for noise in (Gaussian(3.0), Gaussian(), Poisson(), StudentT(3.0), StudentT())),
     *((sloping, noise, False) for noise in (Gaussian(3.0), Poisson(), StudentT(3.0))),
     *((sloping, noise, True) for noise in (Gaussian(), Poisson(), StudentT())),
     *((peaks_together, (Gaussian(3.0), Gaussian(2.0)), fitted) for fitted in (False, True)),

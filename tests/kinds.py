@@ -39,10 +39,19 @@ def decaying(n: int, seed: int) -> Dataset:
     return Dataset(x, 2 + 5 * np.exp(-4 * x) + 4 * np.exp(-0.5 * x) + np.random.default_rng(seed).normal(0, 0.3, n))
 
 
+def one_peak(noise: Noise) -> Problem:
+    """One peak on a constant; there are points enough to tell where it ends."""
+    return _on_a_constant(1, noise, 0)
+
+
 def two_peaks(noise: Noise, seed: int = 0) -> Problem:
-    """Two peaks on a constant; there are points enough to tell where they end."""
+    """Two of them: their amplitudes are carried along now and then."""
+    return _on_a_constant(2, noise, seed)
+
+
+def _on_a_constant(count: int, noise: Noise, seed: int) -> Problem:
     data = counted(80, 20, seed)
-    return posed([data], [noise], family(gaussian, [2]).resolved(data, noise).models[0])
+    return posed([data], [noise], family(gaussian, [count]).resolved(data, noise).models[0])
 
 
 def sloping(noise: Noise) -> Problem:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import simulator
-from kinds import Kind, decays, decays_together, peaks_together, sloping, two_peaks
+from kinds import Kind, decays, decays_together, one_peak, peaks_together, sloping, two_peaks
 
 from bluesky_bayes import Gaussian, Poisson, StudentT
 from bluesky_bayes.cooling import Cooling, cooled
@@ -33,7 +33,7 @@ PRIOR, FITTED, PARTICLES, FOUND = "ladder from the prior", "ladder from a mixtur
 EVERY: dict[tuple[Kind, Any], tuple[str, ...]] = {
     (two_peaks, Gaussian(3.0)): (PRIOR, FITTED, PARTICLES),
     (two_peaks, Gaussian()): (FITTED, PARTICLES),
-    (two_peaks, Poisson()): (PRIOR, FITTED, PARTICLES),
+    (one_peak, Poisson()): (PRIOR, FITTED, PARTICLES),
     (two_peaks, StudentT(3.0)): (PRIOR, FITTED, PARTICLES),
     (two_peaks, StudentT()): (FITTED, PARTICLES),
     (sloping, Gaussian(3.0)): (PRIOR,),
@@ -47,7 +47,7 @@ NOISES: dict[str, dict[tuple[Kind, Any], tuple[str, ...]]] = {
     "warp": {
         (two_peaks, Gaussian(3.0)): (PRIOR, PARTICLES),
         (two_peaks, Gaussian()): (FITTED,),
-        (two_peaks, Poisson()): (FITTED,),
+        (one_peak, Poisson()): (FITTED,),
         (two_peaks, StudentT(3.0)): (PARTICLES,),
         (two_peaks, StudentT()): (FITTED,),
         (sloping, Poisson()): (FOUND,),
@@ -57,7 +57,7 @@ NOISES: dict[str, dict[tuple[Kind, Any], tuple[str, ...]]] = {
     },
     "block": {
         (two_peaks, Gaussian()): (FITTED,),
-        (two_peaks, Poisson()): (PARTICLES,),
+        (one_peak, Poisson()): (PARTICLES,),
         (two_peaks, StudentT(3.0)): (PRIOR,),
         (two_peaks, StudentT()): (PARTICLES,),
         (sloping, Poisson()): (FOUND,),

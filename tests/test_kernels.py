@@ -141,7 +141,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 PATHS = [(gaussian, noise, 2) for noise in (Gaussian(0.1), Gaussian(), Poisson(), StudentT(0.1), StudentT())]
-PATHS += [(decay, Gaussian(0.1), 2), (decay, Gaussian(), 2), (decay, Gaussian(0.1), 1)]
+PATHS += [(decay, Gaussian(0.1), 2), (decay, Gaussian(), 2), (decay, Gaussian(0.1), 1), (gaussian, Gaussian(0.1), 1)]
 NAMES = [f"{n} {c.name}, {noise}" for c, noise, n in PATHS]
 
 
@@ -169,7 +169,7 @@ def test_compiled_sweeps_take_the_same_path_as_plain_python(
     plain: Any, component: Component, noise: Noise, count: int
 ) -> None:
     kernels, task, groups, (betas, steps, strides) = some_of(component, noise, count)
-    assert task.linear.size == (0 if component is gaussian else 3 if count > 1 else 1)
+    assert task.linear.size == (3 if count > 1 else 0 if component is gaussian else 1)
     z, key = np.random.default_rng(2).standard_normal((4, len(task.tables))), chain_key(1, "test", 0)
     draws = np.random.default_rng(3).standard_normal((100, len(task.tables)))
     for start in (first_start(task), fitted_start(draws, groups, np.random.default_rng(4))):
@@ -179,7 +179,7 @@ def test_compiled_sweeps_take_the_same_path_as_plain_python(
             )
             for module in (kernels, plain)
         )
-        np.testing.assert_allclose(fast.energies, slow.energies, rtol=1e-4)
+        np.testing.assert_allclose(fast.energies, slow.energies, rtol=1e-4, atol=1e-3)
         np.testing.assert_allclose(fast.samples, slow.samples, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(fast.acceptance, slow.acceptance, rtol=1e-3, atol=1e-6)
 
@@ -320,7 +320,8 @@ def test_points_beyond_the_ends_of_a_peak_need_not_be_worked_out(noise: Noise, s
         assert np.any(task.end_kind) == bool(end)
         z = np.random.default_rng(1).standard_normal((4, len(task.tables)))
         steps = np.full((4, int(task.step_group.max()) + 1), 0.3)
-        way = Way(kernels, task, first_start(task), np.array([0.0, 0.01, 0.1, 1.0]), steps, np.zeros((4, 0, 0)), ())
+        strides = np.tile(0.2 * np.eye(task.free.size), (4, 1, 1))
+        way = Way(kernels, task, first_start(task), np.array([0.0, 0.01, 0.1, 1.0]), steps, strides, ())
         found.append(Exchange().step(way, State(z, steps, way.strides, 1), chain_key(1, "ends", 0), 20)[1])
     np.testing.assert_allclose(found[0].energies, found[1].energies, rtol=2e-4 if single else 1e-9)
     np.testing.assert_allclose(found[0].samples, found[1].samples, atol=2e-3 if single else 1e-6)

@@ -231,7 +231,10 @@ class _Powder:
         rng = np.random.default_rng(0)
         self.two_theta = SynSignal(lambda: pattern.two_theta, name="two_theta", kind=Kind.normal)
         self.powder = SynSignal(
-            lambda: rng.poisson(np.maximum(scale * pattern.counts, 0.0)), name="powder", kind=Kind.hinted
+            lambda: rng.poisson(np.maximum(scale * pattern.counts, 0.0)),
+            name="powder",
+            kind=Kind.hinted,
+            exposure_time=0.1,
         )
 
 

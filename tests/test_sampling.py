@@ -20,7 +20,7 @@ from problems import (
 )
 
 from bluesky_bayes import Dataset, Gaussian, Selection, jobs, select, select_iter, select_many
-from bluesky_bayes.evidence import NOTHING, UNKNOWN, Evidence, bridged, evidence, surer_of
+from bluesky_bayes.evidence import NOTHING, UNKNOWN, Evidence, bridged, doubted, evidence, surer_of
 from bluesky_bayes.families import peaks
 from bluesky_bayes.jobs import Job
 
@@ -51,6 +51,30 @@ def test_sequential_monte_carlo_finds_the_evidence_of_peaks_in_a_box(count: int)
     assert selection.trustworthy, selection.warnings
     assert selection.log_evidence_error[0] <= 0.1
     assert abs(selection.log_evidence[0] - BOX_LOG_Z[count]) < 4 * math.hypot(selection.log_evidence_error[0], 0.007)
+
+
+@pytest.mark.parametrize("sampler", ["auto", "smc"])
+@pytest.mark.parametrize("seed", [0, 1, 6, 8])
+def test_peaks_that_overlap_are_sampled_along_their_ridge(seed: int, sampler: str) -> None:
+    """Steps of one parameter left parts of it out: with warnings, and by clouds 0.4 nats of it without."""
+    selection = select(*box(3), KNOWN, seed=seed, sampler=sampler)
+    assert selection.trustworthy, selection.warnings
+    stated = math.hypot(selection.log_evidence_error[0], 0.007)
+    assert abs(selection.log_evidence[0] - BOX_LOG_Z[3]) < 4 * stated < 0.42
+
+
+def test_clouds_that_scatter_are_no_surer_by_the_bridge() -> None:
+    best = select(*box(3), KNOWN, seed=2, sampler="smc").best
+    assert best.diagnostics.bridge is not None
+    assert best.log_evidence_error >= best.diagnostics.ladder[1]
+
+
+def test_the_best_model_goes_on_until_its_chains_agree_on_every_parameter() -> None:
+    data, candidates = nagata_2012(), nagata_candidates(range(5, 6))
+    cut_off, whole = (select(data, candidates, KNOWN, seed=3, error=0.5, budget=budget) for budget in (1e-6, None))
+    assert any("disagree on a parameter" in warning for warning in cut_off.warnings)
+    assert whole.best.diagnostics.r_hat <= 1.1
+    assert whole.trustworthy, whole.warnings
 
 
 def test_independent_draws_give_evidence_and_posterior_of_what_is_determined() -> None:
@@ -275,12 +299,14 @@ def test_estimates_that_contradict_each_other_are_no_surer_than_half_their_diffe
     assert surer_of(ladder, bridge) == bridge
     assert surer_of(ladder, bridge._replace(log_z=13.0)) == Evidence(13.0, 1.5, 0.0)
     assert surer_of(ladder, UNKNOWN) == ladder
+    assert doubted(ladder, bridge) == ladder
+    assert doubted(ladder, bridge._replace(log_z=13.0)) == ladder._replace(error=max(ladder.error, 1.5))
 
 
 def test_estimates_that_do_not_know_of_each_other_are_averaged_unless_they_contradict_each_other() -> None:
     def of_all(ladder: Evidence, particles: Evidence, bridge: Evidence, fitted: bool = False) -> Evidence:
         path = SimpleNamespace(start=SimpleNamespace(fitted=fitted))
-        job = SimpleNamespace(ladder=ladder, particles=particles, bridge=bridge, path=path)
+        job = SimpleNamespace(ladder=ladder, particles=particles, bridge=bridge, path=path, sampler=jobs.EXCHANGE)
         return cast(Evidence, vars(Job)["evidence"].fget(job))
 
     ladder, particles = Evidence(10.0, 0.3, 0.01), Evidence(10.5, 0.4, 0.0)

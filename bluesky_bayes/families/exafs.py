@@ -16,8 +16,8 @@ from bluesky_bayes.model import Model, Slot, Term
 from bluesky_bayes.posterior import Posterior, Summary, summarise
 from bluesky_bayes.priors import check_prior
 from bluesky_bayes.recipes import recipe_of
+from bluesky_bayes.sampler import thinned
 from bluesky_bayes.selection import Selection
-from bluesky_bayes.summaries import thinned
 
 NO_SHELL = "no shell"
 BASES = ("fourier", "windowed", "damped")
