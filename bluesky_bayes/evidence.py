@@ -148,12 +148,6 @@ def mean_evidence(log_z: Array) -> Evidence:
     return Evidence(float(log_mean_exp(log_z)), error, 0.0)
 
 
-def surer_of(one: Evidence, other: Evidence) -> Evidence:
-    """The surer of two estimates, `doubted` because of the other."""
-    surer, less_sure = sorted((one, other), key=lambda found: found.error)
-    return doubted(surer, less_sure)
-
-
 def doubted(one: Evidence, other: Evidence) -> Evidence:
     """The first of two estimates; where they contradict each other, its error is half their difference at least."""
     if contradictory(one, other):

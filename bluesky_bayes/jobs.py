@@ -30,7 +30,6 @@ from bluesky_bayes.evidence import (
     joined,
     softmax,
     split_r_hat,
-    surer_of,
 )
 from bluesky_bayes.exchange import Exchange, barrier_of
 from bluesky_bayes.independence import Independence
@@ -328,7 +327,7 @@ class Job:
             return doubted(chains, self.bridge)
         surer, other = sorted((chains, self.bridge), key=lambda found: found.error)
         if self.path.start.fitted or contradictory(surer, other) or other.error > ALIKE * surer.error:
-            return surer_of(surer, other)
+            return doubted(surer, other)
         return joined(surer, other)
 
     @property

@@ -20,7 +20,7 @@ from problems import (
 )
 
 from bluesky_bayes import Dataset, Gaussian, Selection, jobs, select, select_iter, select_many
-from bluesky_bayes.evidence import NOTHING, UNKNOWN, Evidence, bridged, doubted, evidence, surer_of
+from bluesky_bayes.evidence import NOTHING, UNKNOWN, Evidence, bridged, doubted, evidence
 from bluesky_bayes.families import peaks
 from bluesky_bayes.jobs import Job
 
@@ -296,9 +296,9 @@ def test_a_bridge_from_a_reference_that_is_nearly_the_posterior_is_right(n_param
 
 def test_estimates_that_contradict_each_other_are_no_surer_than_half_their_difference() -> None:
     ladder, bridge = Evidence(10.0, 0.2, 0.0), Evidence(10.3, 0.1, 0.0)
-    assert surer_of(ladder, bridge) == bridge
-    assert surer_of(ladder, bridge._replace(log_z=13.0)) == Evidence(13.0, 1.5, 0.0)
-    assert surer_of(ladder, UNKNOWN) == ladder
+    assert doubted(bridge, ladder) == bridge
+    assert doubted(bridge._replace(log_z=13.0), ladder) == Evidence(13.0, 1.5, 0.0)
+    assert doubted(ladder, UNKNOWN) == ladder
     assert doubted(ladder, bridge) == ladder
     assert doubted(ladder, bridge._replace(log_z=13.0)) == ladder._replace(error=max(ladder.error, 1.5))
 
