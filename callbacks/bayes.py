@@ -208,6 +208,16 @@ class BayesCallback:
         self._intake.ask(uid, then)
         return asked
 
+    def room(self, uid: str) -> float:
+        """Share, 1 to 0, of the two million numbers kept of a run that are still free; a run beyond has no answer.
+
+        Raises
+        ------
+        KeyError
+            When no such run goes on.
+        """
+        return self._intake.room(uid)
+
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """Have ``function(*arguments)`` computed in the worker process, after what waits there.
 

@@ -19,6 +19,8 @@ Document: TypeAlias = Mapping[str, Any]
 
 MOST_NUMBERS = 2_000_000
 """Numbers that are kept of one run: 16 MB."""
+REFERENCE = 10
+"""Numbers that take as much room as one that says where others are."""
 MOST_ENTRIES = 100_000
 """Entries that are kept of one document."""
 DEEPEST = 30
@@ -144,6 +146,11 @@ class RunCollector:
         self._datums: dict[str, Document] = {}
         self._spans: dict[str, tuple[str, Span]] = {}
         self._room = MOST_NUMBERS
+
+    @property
+    def room(self) -> float:
+        """Share of `MOST_NUMBERS` that the run may still give."""
+        return max(0.0, self._room / MOST_NUMBERS)
 
     def __call__(self, name: str, doc: Document) -> None:
         """Take a document.
@@ -338,12 +345,9 @@ class _Table:
         self.seq_num.append(seq_num)
         for name, number in numbers.items():
             self.columns[name].append(number)
-        for name, pattern in patterns.items():
-            self.patterns[name].append(pattern)
-        for name, datum in ids.items():
-            self.ids[name].append(datum)
-        sizes = [each.size if isinstance(each, np.ndarray) else 10 for each in (*patterns.values(), *ids.values())]
-        return 1 + len(numbers) + sum(sizes)
+        size = 1 + len(numbers)
+        size += sum(_keep(self.patterns[name], pattern) for name, pattern in patterns.items())
+        return size + sum(_keep(self.ids[name], datum) for name, datum in ids.items())
 
     def _pattern(self, name: str, value: Any) -> Array:
         image = self._image if is_image(self.data_keys[name]) else None
@@ -356,6 +360,15 @@ class _Table:
         """Forget the numbers."""
         self.seq_num = array("q")
         self.columns, self.patterns, self.ids = {}, {}, {}
+
+
+def _keep(entries: list[Any], value: str | Array) -> int:
+    """Append a value; gives how many numbers that takes: few for an array like the one before, as angles often are."""
+    size = REFERENCE if isinstance(value, str) else value.size
+    if entries and isinstance(value, np.ndarray) and np.array_equal(value, entries[-1]):
+        value, size = entries[-1], min(size, REFERENCE)
+    entries.append(value)
+    return size
 
 
 def _is_long(value: Any, dimensions: int) -> bool:

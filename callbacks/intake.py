@@ -106,10 +106,19 @@ class Intake:
             When no such run goes on.
         """
         with self._lock:
-            if uid not in self._open:
-                raise KeyError(f"run {uid!r} does not go on, or was not heard: subscribe the callback before it begins")
-            run = self._open[uid]
+            run = self._going_on(uid)
             self._lane.put(lambda: then(pickle.dumps(run.collector)))
+
+    def room(self, uid: str) -> float:
+        """Share of what is kept of a run at most that it may still give; lags behind while documents wait.
+
+        Raises
+        ------
+        KeyError
+            When no such run goes on.
+        """
+        with self._lock:
+            return self._going_on(uid).collector.room
 
     def close(self, timeout: float) -> None:
         """Hear nothing more; give up runs that go on, and let what was heard be collected."""
@@ -118,6 +127,11 @@ class Intake:
             for uid in list(self._open):
                 self._give_up(uid, NotDoneError("given up: the callback was closed before the run ended"))
         self._lane.close(timeout)
+
+    def _going_on(self, uid: str) -> _Open:
+        if uid not in self._open:
+            raise KeyError(f"run {uid!r} does not go on, or was not heard: subscribe the callback before it begins")
+        return self._open[uid]
 
     def _hear(self, name: str, doc: Document) -> None:
         if name == "start":

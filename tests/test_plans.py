@@ -17,7 +17,7 @@ from ophyd import Kind
 from ophyd.sim import SynAxis, SynSignal
 
 from bluesky_bayes import Selection
-from bluesky_bayes.callbacks import BayesCallback
+from bluesky_bayes.callbacks import BayesCallback, collector
 from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.runs import NothingToAnalyseError
 from bluesky_bayes.plans import (
@@ -475,6 +475,21 @@ def test_counting_ends_undecided_when_time_is_up(engine: Any, counter: Counter, 
     selection = returned(engine, plan)
     assert not any(row["decided"] for row in counter.rows("decisions"))
     assert len(counter.rows("primary")) == len(selection.data.origin.events) <= 12
+
+
+def test_counting_ends_before_the_run_has_more_numbers_than_are_kept(
+    engine: Any, counter: Counter, growing: BayesCallback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "MOST_NUMBERS", 1000)
+    rng = np.random.default_rng(0)
+    device = SynSignal(lambda: rng.poisson(5.0, 40), name="mca", exposure_time=0.05, kind=Kind.hinted)
+    plan = count_until_decisive([device], growing, probability=1 - 1e-12, max_time=SECONDS, timeout=SECONDS)
+    selection = returned(engine, plan)
+    counts, last = counter.rows("primary"), counter.rows("decisions")[-1]
+    assert 15 <= len(counts) == len(selection.data.origin.events) <= 1000 // 41
+    assert not last["decided"]
+    assert last["reason"].startswith(f"counting ended after {len(counts)} counts: the run has nearly as many numbers")
+    assert counter.all("stop")[0]["exit_status"] == "success"
 
 
 @pytest.mark.parametrize(("options", "sentence"), [

@@ -133,6 +133,26 @@ def test_a_run_that_would_fill_the_memory_is_refused_in_a_sentence(monkeypatch: 
         collect(fakes.scan_documents())
 
 
+def test_an_array_that_every_event_repeats_takes_room_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "MOST_NUMBERS", 1000)
+    angles = {"source": "SIM", "dtype": "array", "shape": [100]}
+    run, kept = compose_run(), RunCollector()
+    kept("start", run.start_doc)
+    bundle = run.compose_descriptor(name="primary", data_keys={"angles": angles})
+    kept("descriptor", bundle.descriptor_doc)
+    for _ in range(20):
+        event = bundle.compose_event(data={"angles": np.arange(100.0)}, timestamps={"angles": 0.0})
+        kept("event", event)
+    patterns = kept.collected().patterns["primary"]["angles"]
+    assert [pattern.tolist() for pattern in patterns] == [list(range(100))] * 20
+    assert kept.room == pytest.approx(1.0 - (100 + 19 * collector.REFERENCE + 20) / 1000)
+    for i in range(7):
+        kept("event", bundle.compose_event(data={"angles": np.full(100, i)}, timestamps={"angles": 0.0}))
+    assert kept.room == 0.0
+    with pytest.raises(NothingToAnalyseError, match="more than 1000 numbers"):
+        kept.collected()
+
+
 def test_streams_that_are_not_asked_for_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "MOST_NUMBERS", 8)
     dark = RunCollector(analysis(stream="dark"))

@@ -17,6 +17,9 @@ from bluesky_bayes.plans.records import DECISION, Record, in_run
 from bluesky_bayes.plans.waiting import SECONDS_TO_WAIT, Stopwatch, check_probability, too_little, wait_for_result
 from bluesky_bayes.selection import Selection
 
+RESERVE, COUNTS_RESERVED = 0.05, 2.0
+"""Room that is left in a run: a share of all, for counts that have not been taken in yet, and that of some counts."""
+FULL = "counting ended after {} counts: the run has nearly as many numbers as can be kept in memory"
 ANSWER = {"n_counts": "integer", "seconds": "number", **DECISION, "seconds_left": "number"}
 
 
@@ -46,7 +49,8 @@ def count_until_decisive(
         What a model's probability must exceed; it must also be ahead by more than three standard errors of the
         evidence, and no check may speak against it.
     max_time : float
-        Seconds after which counting ends, decided or not; those of a pause do not count.
+        Seconds after which counting ends, decided or not; those of a pause do not count. It ends as well before the run
+        has more numbers than can be analysed (two million; an array that every count repeats, as angles, is kept once).
     timeout : float
         Seconds to wait for the answer for the whole run, after it has ended.
     md : mapping, optional
@@ -91,7 +95,7 @@ def count_until_decisive(
 def _counting(
     detectors: Sequence[Any], bayes: BayesCallback, uid: str, probability: float, max_time: float
 ) -> MsgGenerator[None]:
-    """Count until an answer is decisive or time is up."""
+    """Count until an answer is decisive, time is up, or the run has nearly as many numbers as are kept of one."""
     watch, n_counts, record = Stopwatch(), 0, Record("answer", ANSWER)
     asked: Future[Selection] | None = None
     asked_at = (0.0, 0)
@@ -100,6 +104,11 @@ def _counting(
         yield from bps.trigger_and_read(detectors, name=bayes.analysis.stream)
         watch.end()
         n_counts += 1
+        room = bayes.room(uid)
+        if room < RESERVE + COUNTS_RESERVED * (1.0 - room) / n_counts:
+            yield from bps.checkpoint()
+            yield from record.put(_answer_row(None, FULL.format(n_counts), probability, watch.seconds, n_counts))
+            return
         if asked is not None and asked.done():
             error = asked.exception()
             found = None if error else asked.result()
