@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,22 @@ from problems import (
     SHELL_OFFSET,
     SHELLS,
     SHELLS_LOG_Z,
+    TEN_PEAKS_LOG_Z,
     TWO_WELLS_FREE_ENERGY,
     UNIT_NOISE,
     box,
     nagata_2012,
     nagata_candidates,
     target,
+    ten_peaks,
     two_wells_target,
 )
 
 from bluesky_bayes import Candidates, Dataset, Selection, select, select_iter
 from bluesky_bayes.kernels.build import use_widest_vectors
 from bluesky_bayes.noise import Gaussian, Noise
+
+SEEDS_OF_TEN = 5
 
 
 def row(
@@ -79,6 +84,9 @@ def main() -> None:
     row("Nagata 2012, first look", nagata, *question, seeds, look)
     for k, log_z in BOX_LOG_Z.items():
         row("peaks in a box", [log_z], *box(k), Gaussian(0.1), seeds)
+    for sampler in ("exchange", "smc"):
+        ask = partial(select, sampler=sampler, error=0.15)
+        row(f"ten peaks, {sampler}", [TEN_PEAKS_LOG_Z], *ten_peaks(), Gaussian(0.1), SEEDS_OF_TEN, ask)
     wells: Any = target(two_wells_target, stats.uniform(0, 1), 3)
     row("two wells", [-TWO_WELLS_FREE_ENERGY - 3 * HALF_LOG_2PI], *wells, UNIT_NOISE, seeds)
     for dimension, log_z in SHELLS_LOG_Z.items():
