@@ -17,7 +17,7 @@ from bluesky_bayes.candidates import Candidates
 from bluesky_bayes.dataset import Dataset
 from bluesky_bayes.devices import AUTO, check_name
 from bluesky_bayes.inference import select
-from bluesky_bayes.noise import Gaussian, Noise, Poisson, StudentT
+from bluesky_bayes.noise import Gaussian, Noise, Poisson, StudentT, check_noise
 from bluesky_bayes.preparation import Preparation, check_entries
 from bluesky_bayes.priors import from_table, to_table
 from bluesky_bayes.recipes import candidates_of
@@ -130,6 +130,7 @@ class Recipe(ABC):
             if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
                 raise ValueError(f"metadata must be a list of names; got {given!r}")
             object.__setattr__(self, "metadata", tuple(given))
+        check_noise(self.noise)
         if not isinstance(self.preparation, Preparation):
             raise ValueError(f"preparation must be a Preparation; got {self.preparation!r}")
         if self.i0 and "monitor" in self.preparation.levels:

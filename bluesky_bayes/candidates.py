@@ -102,12 +102,15 @@ class Kind:
     def __post_init__(self) -> None:
         """Check counts and names."""
         if self.counts is not None:
-            object.__setattr__(self, "counts", _check_counts(self.counts))
+            object.__setattr__(self, "counts", check_counts(self.counts))
         object.__setattr__(self, "noun", self.noun or self.component.name)
         names = [p.name for p in self.component.parameters]
         for name in (*self.shared, *self.fixed):
             if name not in names:
                 raise ValueError(f"a {self.noun} has no parameter {name!r} to share or fix; it has {', '.join(names)}")
+        for name, number in self.fixed.items():
+            if not isinstance(number, Slot | int | float | np.number):
+                raise ValueError(f"parameter {name!r} of a {self.noun} must be fixed at a number; got {number!r}")
         if self.sign not in (1, -1):
             raise ValueError(f"sign of a {self.noun} must be 1 or -1; got {self.sign!r}")
 
@@ -327,11 +330,23 @@ def plural(k: int, noun: str) -> str:
     return f"no {noun}" if k == 0 else f"{k} {noun}" if k == 1 else f"{k} {noun}s"
 
 
-def _check_counts(counts: Iterable[int]) -> list[int]:
-    listed = [int(k) for k in counts]
-    if not listed or min(listed) < 0 or len(set(listed)) != len(listed):
+def check_counts(counts: Any) -> list[int]:
+    """Counts as a list.
+
+    Raises
+    ------
+    ValueError
+        When they are not different whole numbers from 0 up, one or more.
+    """
+    listed = list(counts) if isinstance(counts, Iterable) and not isinstance(counts, str) else None
+    if not listed or not all(isinstance(k, int | np.integer) and k >= 0 for k in listed):
+        raise ValueError(
+            f"counts must be different whole numbers from 0 up, such as range(0, 4), or [3] for three alone; got "
+            f"{counts!r}"
+        )
+    if len(set(listed)) != len(listed):
         raise ValueError(f"counts must be different whole numbers from 0 up; got {listed}")
-    return listed
+    return [int(k) for k in listed]
 
 
 DEGREES = {"linear": 1, "quadratic": 2, "cubic": 3}
@@ -343,8 +358,8 @@ def _background(background: str | int | None) -> list[Term]:
         return []
     if background == "constant":
         return [Term("background", constant, (Slot("constant"),))]
-    degree = DEGREES.get(background, -1) if isinstance(background, str) else int(background)
-    if not 0 <= degree <= MOST_DEGREE:
+    degree: Any = DEGREES.get(background, -1) if isinstance(background, str) else background
+    if isinstance(degree, bool) or not isinstance(degree, int) or not 0 <= degree <= MOST_DEGREE:
         raise ValueError(
             f"background must be None, 'constant', {', '.join(map(repr, DEGREES))} or a degree up to {MOST_DEGREE}; "
             f"got {background!r}"

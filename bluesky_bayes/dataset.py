@@ -14,6 +14,8 @@ Array: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 FEWEST_POINTS = 2
+LARGEST = 1e100
+"""The largest number, whose square is far from the largest that there is, and one over the smallest uncertainty."""
 
 
 class Reading(NamedTuple):
@@ -79,6 +81,11 @@ class Dataset:
     notes : tuple of str
         What was done to the points before.
 
+    Attributes
+    ----------
+    rows : (n,) int64
+        Which of the points that were given each is.
+
     Raises
     ------
     ValueError
@@ -99,6 +106,8 @@ class Dataset:
     units: Mapping[str, str] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
     notes: tuple[str, ...] = ()
+    rows: npt.NDArray[np.intp] = field(init=False, repr=False)
+    n_given: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check every field, drop masked points and put the rest in order."""
@@ -118,6 +127,8 @@ class Dataset:
         if self.counts:
             check_counts(y, y_name)
         order, notes = _order(x, x_name)
+        object.__setattr__(self, "rows", np.flatnonzero(keep)[order])
+        object.__setattr__(self, "n_given", keep.size)
         object.__setattr__(self, "x", _frozen(x[order]))
         object.__setattr__(self, "y", _frozen(y[order]))
         object.__setattr__(self, "sigma", None if sigma is None else _frozen(sigma[order]))
@@ -130,6 +141,32 @@ class Dataset:
     def n(self) -> int:
         """Number of points."""
         return self.x.size
+
+    def arranged(self, values: Array, name: str) -> Array:
+        """Numbers that were given for the points, in their order as it is now.
+
+        Parameters
+        ----------
+        values : ndarray
+            One for each point as the points were given, with those that were masked or without.
+        name : str
+            For the message.
+
+        Raises
+        ------
+        ValueError
+            When there are more or fewer.
+        """
+        if values.shape == (self.n_given,):
+            return values[self.rows]
+        if values.shape == (self.n,):
+            return values[np.argsort(np.argsort(self.rows))]
+        if values.ndim != 1:
+            raise ValueError(f"{name} must be one number or have one dimension; got shape {values.shape}")
+        raise ValueError(
+            f"{name} has {values.size} values for {self.n} points of y ({self.origin.y!r}); give one for each point or "
+            "one number"
+        )
 
     @property
     def digest(self) -> str:
@@ -165,6 +202,8 @@ def check_counts(y: Array, y_name: str) -> None:
 
 
 def _column(values: Any, name: str) -> Array:
+    if np.iscomplexobj(values):
+        raise ValueError(f"{name} is complex; give its real part, or its size, as what is analysed")
     try:
         column = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -177,7 +216,7 @@ def _column(values: Any, name: str) -> Array:
 def _beside(values: Any, n: int, name: str) -> Array | None:
     if values is None:
         return None
-    column = np.full(n, float(values)) if np.ndim(values) == 0 else _column(values, name)
+    column = np.full(n, _column([values], name)[0]) if np.ndim(values) == 0 else _column(values, name)
     if column.size != n:
         raise ValueError(f"{name} has {column.size} values for {n} points; give one for each point or one number")
     return column
@@ -186,17 +225,17 @@ def _beside(values: Any, n: int, name: str) -> Array | None:
 def _mask(mask: Any, n: int) -> BoolArray:
     if mask is None:
         return np.ones(n, dtype=np.bool_)
-    keep = np.asarray(mask, dtype=np.bool_)
-    if keep.shape != (n,):
+    keep = np.asarray(mask)
+    if keep.shape != (n,) or not np.all((keep == 0) | (keep == 1)):
         raise ValueError(f"mask has shape {keep.shape} for {n} points; give one True or False for each point")
-    return keep
+    return keep.astype(np.bool_)
 
 
 def _check_points(x: Array, y: Array, x_name: str, y_name: str) -> None:
     if x.size == 0:
         raise ValueError(f"there are no points of y ({y_name}) against x ({x_name}); check the fields and the mask")
     for values, name in ((x, f"x ({x_name})"), (y, f"y ({y_name})")):
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~(np.abs(values) <= LARGEST))
         if bad.size:
             raise ValueError(
                 f"{name} is {values[bad[0]]} at point {bad[0]} ({bad.size} such points); mask these points"
@@ -210,11 +249,17 @@ def _check_points(x: Array, y: Array, x_name: str, y_name: str) -> None:
 def _check_positive(values: Array | None, name: str, cure: str) -> None:
     if values is None:
         return
-    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    bad = np.flatnonzero(~positive(values))
     if bad.size:
         raise ValueError(
             f"{name} is {values[bad[0]]:g} at point {bad[0]} ({bad.size} such points), it must be positive; {cure}"
         )
+
+
+def positive(values: Array) -> BoolArray:
+    """Which numbers are positive, and neither too small nor too large to be worked with."""
+    found: BoolArray = (values >= 1.0 / LARGEST) & (values <= LARGEST)
+    return found
 
 
 def _order(x: Array, x_name: str) -> tuple[npt.NDArray[np.intp], tuple[str, ...]]:

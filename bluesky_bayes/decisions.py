@@ -184,7 +184,7 @@ def seconds_left(decision: Decision, probability: float, seconds: float) -> floa
     """How much longer to measure until a model is probable enough, if its lead grows on as it did.
 
     The log Bayes factor grows in proportion to the measuring time where counts are added up. Nothing where it is
-    decided, not a number where no model leads.
+    decided, not a number where no model leads or there is one alone.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def seconds_left(decision: Decision, probability: float, seconds: float) -> floa
     """
     if decision.decided:
         return 0.0
-    if not decision.lead > 0:
+    if not 0 < decision.lead < math.inf:
         return math.nan
     return max(0.0, seconds * (math.log(probability / (1.0 - probability)) / decision.lead - 1.0))
 

@@ -132,7 +132,8 @@ def split_r_hat(values: Array) -> Array:
     within = np.var(parts, axis=-1, ddof=1).mean(axis=-1)
     between = np.var(parts.mean(axis=-1), axis=-1, ddof=1)
     changes = within > 0
-    return np.where(changes, np.sqrt((half - 1) / half + between / np.where(changes, within, 1.0)), 1.0)
+    stuck = np.where(between > 0, np.inf, 1.0)
+    return np.where(changes, np.sqrt((half - 1) / half + between / np.where(changes, within, 1.0)), stuck)
 
 
 def log_mean_exp(values: Array) -> Array:
@@ -143,8 +144,15 @@ def log_mean_exp(values: Array) -> Array:
 
 
 def mean_evidence(log_z: Array) -> Evidence:
-    """Mean of independent unbiased estimates of Z, whose logarithms these are, and its error from their scatter."""
-    error = float(np.std(softmax(log_z), ddof=1)) * math.sqrt(log_z.size)
+    """Mean of independent unbiased estimates of Z, whose logarithms these are, and its error from their scatter.
+
+    Of few estimates the scatter itself is uncertain: twice the error holds as much as of a normal distribution, by
+    Student's t.
+    """
+    from scipy.special import ndtr, stdtrit
+
+    few = 0.5 * float(stdtrit(log_z.size - 1, ndtr(2.0)))
+    error = few * float(np.std(softmax(log_z), ddof=1)) * math.sqrt(log_z.size)
     return Evidence(float(log_mean_exp(log_z)), error, 0.0)
 
 
@@ -158,7 +166,7 @@ def doubted(one: Evidence, other: Evidence) -> Evidence:
 def joined(one: Evidence, other: Evidence) -> Evidence:
     """Mean of two independent estimates, weighted by their errors, with the gap of the first."""
     both = math.hypot(one.error, other.error)
-    if math.isinf(both):
+    if math.isinf(both) or both == 0.0:
         return one
     share = (one.error / both) ** 2
     return Evidence((1.0 - share) * one.log_z + share * other.log_z, one.error * other.error / both, one.gap)

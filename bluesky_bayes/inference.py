@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -131,8 +132,10 @@ def select_many(
 ) -> list[Selection]:
     """`select` for many data sets, side by side; each answer is the one that `select` gives.
 
-    Parameters and errors are those of `select`; `data` is a sequence of data sets.
+    Parameters and errors are those of `select`; `data` is a sequence of data sets, of which sixteen at a time are
+    sampled: a `budget` is for these together.
     """
+    _check_options(seed, start, threads)
     settings = _settings(settings, error, budget)
     chosen, where = _sampler(sampler), device_of(device)
     questions = [_Question.of(d, candidates, noise) for d in data]
@@ -170,6 +173,7 @@ def select_iter(
     Selection
         The first is made by a few particles and says that it is not to be trusted yet.
     """
+    _check_options(seed, start, threads)
     settings = _settings(settings, error, budget)
     chosen, where, question = _sampler(sampler), device_of(device), _Question.of(data, candidates, noise)
     if question.solved_by(sampler):
@@ -198,6 +202,7 @@ def jobs_from_prior(
     threads: int | None,
 ) -> list[Job]:
     """Every model's job when it is sure, begun at the prior, each as a question of its own."""
+    _check_options(seed, None, threads)
     settings = _settings(settings, error, None)
     question = _Question.of(data, candidates, noise)
     jobs = question.jobs(settings, seed, from_prior=True)
@@ -219,6 +224,8 @@ def exact_profile(data: Dataset, candidates: Candidates, sigma: Array) -> tuple[
 
 def refined(selection: Selection, error: float | None, budget: float | None, threads: int | None) -> Selection:
     """Go on with a selection, see `Selection.refine`."""
+    _check_options(selection.seed, None, threads)
+    _settings(None, error, budget)
     if all(posterior.diagnostics.sampler == EXACT for posterior in selection.posteriors):
         return selection
     if not selection.standings:
@@ -239,7 +246,7 @@ def refined(selection: Selection, error: float | None, budget: float | None, thr
     with _crew(threads, where) as crew, one_blas_thread():
         list(crew.jobs.map(Job.resume, jobs, selection.standings))
         ((last,),) = _answers([question], [jobs], settings, selection.seed, crew, False)
-    return last
+    return replace(last, settings=replace(settings, longest=selection.settings.longest))
 
 
 def warm_up(candidates: Candidates, noise: Noise | None = None, device: str | Device = AUTO) -> None:
@@ -289,8 +296,13 @@ class _Question:
 
     @classmethod
     def of(cls, data: Dataset, candidates: Candidates, noise: Noise | None) -> _Question:
+        _check_kind("data", data, Dataset, "Dataset(x, y)")
+        _check_kind("candidates", candidates, Candidates, "peaks(counts=range(0, 4)), or Candidates((model, ...))")
         _check_points(data)
+        if any(term.block for model in candidates.models for term in model.terms):
+            raise ValueError("these models are for one data set: every term must have block=0")
         noise = noise_for(data, noise)
+        data = replace(data)  # noise has the order of these points from now on
         candidates = candidates.resolved(data, noise)
         (block,) = blocks_of([data], [noise], candidates.models)
         inexact = why_not_exact(candidates.models, noise)
@@ -316,21 +328,12 @@ class _Question:
     ) -> list[Job]:
         """A job for each model, begun at the posterior of the model of that name in `start`."""
         _check_terms(self.candidates, MOST_TERMS)
-        models = self.candidates.models
-        tasks = [make_task([self.block], model, self.single) for model in models]
-        return [
-            Job(
-                where.kernels(self.single),
-                task,
-                settings,
-                seed,
-                model,
-                sampler,
-                _earlier(start, model, task),
-                from_prior,
-            )
-            for model, task in zip(models, tasks, strict=True)
-        ]
+        found, kernels = [], where.kernels(self.single)
+        for model, probability in zip(self.candidates.models, self.candidates.probabilities, strict=True):
+            task = make_task([self.block], model, self.single)
+            earlier = _earlier(start, model, task)
+            found.append(Job(kernels, task, settings, seed, model, sampler, earlier, from_prior, math.log(probability)))
+        return found
 
 
 def _earlier(start: Selection | None, model: Model, task: Task) -> Array | None:
@@ -449,8 +452,25 @@ def _on_card(job: Job) -> bool:
 
 def _way(job: Job) -> str:
     """How a model was sampled, in words."""
+    if job.looking:
+        return "a few particles from the prior"
     fitted = job.path.start.groups or job.path.start.weights.size > 1
     return f"{job.sampler.words} from {'a fitted mixture' if fitted else 'the prior'}"
+
+
+def _check_kind(name: str, value: Any, kind: type, example: str) -> None:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be a {kind.__name__}, such as {example}; got {type(value).__name__}")
+
+
+def _check_options(seed: Any, start: Any, threads: Any) -> None:
+    for name, number, least in (("seed", seed, 0), ("threads", threads, 1)):
+        if number is not None and (not isinstance(number, int | np.integer) or number < least):
+            raise ValueError(f"{name} must be a whole number from {least} up; got {number!r}")
+    if seed is None:
+        raise ValueError("seed must be a whole number; for another answer each time give one that changes")
+    if start is not None:
+        _check_kind("start", start, Selection, "the answer for the scan before")
 
 
 def _check_points(data: Dataset) -> None:
@@ -471,7 +491,8 @@ def _check_terms(candidates: Candidates, most: int) -> None:
 
 
 def _settings(settings: Settings | None, error: float | None, budget: float | None) -> Settings:
-    settings = settings or Settings()
+    settings = Settings() if settings is None else settings
+    _check_kind("settings", settings, Settings, "Settings(sweeps=600)")
     return replace(
         settings,
         error=settings.error if error is None else error,
@@ -486,8 +507,4 @@ def _sampler(sampler: str) -> Sampler | None:
 
 
 def _crew(threads: int | None, where: Device = PROCESSOR) -> Crew:
-    if threads is None:
-        threads = where.threads
-    if threads < 1:
-        raise ValueError(f"threads must be 1 or more; got {threads}")
-    return Crew(threads)
+    return Crew(where.threads if threads is None else threads)

@@ -33,6 +33,7 @@ from bluesky_bayes.evidence import (
 )
 from bluesky_bayes.exchange import Exchange, barrier_of
 from bluesky_bayes.independence import Independence
+from bluesky_bayes.kernels.engine import IMPOSSIBLE
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.model import Model
 from bluesky_bayes.reference import Start, first_start, fitted_start
@@ -121,6 +122,8 @@ class Job:
         Whitened draws of a similar data set's posterior, to begin with.
     from_prior : bool
         Whether the way must begin at the prior, so that every level is the posterior of a larger noise.
+    log_prior : float
+        Logarithm of the model's prior probability.
     """
 
     def __init__(
@@ -133,8 +136,10 @@ class Job:
         sampler: Sampler | None = None,
         earlier: Array | None = None,
         from_prior: bool = False,
+        log_prior: float = 0.0,
     ) -> None:
         self.kernels, self.task, self.settings, self.model = kernels, task, settings, model
+        self.log_prior = log_prior
         self.auto, self.earlier, self.from_prior = sampler is None, earlier, from_prior
         self.sampler = sampler or EXCHANGE
         self.groups = groups_of(model)
@@ -270,8 +275,19 @@ class Job:
         return self.sampler.step(self.path, self.states[chain], self.keys[chain], length)
 
     def take(self, results: Sequence[tuple[State, Info]]) -> None:
-        """Take in what a round gave, and work out the evidence so far."""
+        """Take in what a round gave, and work out the evidence so far.
+
+        Raises
+        ------
+        ValueError
+            When the model had no finite likelihood anywhere.
+        """
         infos = [info for _, info in results]
+        if min(float(info.misfit.min()) for info in infos) >= IMPOSSIBLE:
+            raise ValueError(
+                f"model {self.model.name!r} gave no finite likelihood for any parameters that were tried: its curve is "
+                "no number there, or some data are beyond all bounds of the noise; check components, priors and data"
+            )
         self.states = tuple(state for state, _ in results)
         self.infos = tuple(a.joined(b) for a, b in zip(self.infos, infos, strict=True)) if self.infos else tuple(infos)
         self.weigh()
@@ -477,8 +493,8 @@ def _round(work: Sequence[tuple[Job, int]], crew: Crew) -> None:
 
 
 def _in_question(question: Sequence[Job]) -> list[Job]:
-    """Models whose evidence is not far below the best of the question, which comes first."""
-    score = np.array([job.evidence.log_z - float(job.task.constant[0]) for job in question])
+    """Models that are not far less probable than the best of the question, which comes first."""
+    score = np.array([job.evidence.log_z - float(job.task.constant[0]) + job.log_prior for job in question])
     margin = IN_QUESTION + 5.0 * np.array([job.evidence.error for job in question])
     ranked = np.argsort(-score, kind="stable")
-    return [question[i] for i in ranked if score[i] > score.max() - margin[i]]
+    return [question[i] for i in ranked if score[i] >= score.max() - margin[i]]

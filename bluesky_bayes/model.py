@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from bluesky_bayes.components import Component, Parameter
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.noise import SIGMA, Noise, Poisson
-from bluesky_bayes.priors import PackedPriors, Prior, check_prior, describe, to_table
+from bluesky_bayes.priors import PackedPriors, Prior, check_bounds, check_prior, describe, to_table
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,20 @@ class Model:
         for name, prior in self.priors.items():
             if prior is not None:
                 check_prior(name, prior)
+        for term in self.terms:
+            for slot, parameter in zip(term.slots, term.component.parameters, strict=True):
+                self._check_bounds(f"{term.label}.{parameter.name}", slot, parameter)
+
+    def _check_bounds(self, name: str, slot: Slot, parameter: Parameter) -> None:
+        """Widths are not negative, and fractions lie between 0 and 1."""
+        if parameter.role != "width" and parameter.name != "fraction":
+            return
+        high = 1.0 if parameter.name == "fraction" else math.inf
+        if slot.parameter is None:
+            if not 0.0 <= slot.offset <= high:
+                raise ValueError(f"{name!r} is fixed at {slot.offset:g}, which it cannot be")
+        elif slot == Slot(slot.parameter) and (prior := self.priors[slot.parameter]) is not None:
+            check_bounds(slot.parameter, prior, 0.0, high)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pack the priors."""
@@ -169,6 +184,18 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
 
     y = data.y / noise.exposure if isinstance(noise, Poisson) and noise.exposure is not None else data.y
     low, high, width = float(y.min()), float(y.max()), float(np.ptp(data.x))
+    base = name.rsplit(".", 1)[-1]
+    if base == "fraction":
+        return stats.uniform(0.0, 1.0)
+    if base == "precision":
+        return stats.loguniform(4.0 / width**2, 1.0 / _spacing(data) ** 2)
+    if parameter.role == "location":
+        return stats.uniform(float(data.x.min()), width)
+    if parameter.role == "width":
+        return stats.loguniform(_spacing(data), 0.5 * width)
+    if parameter.role == "inverse":
+        size = np.abs(data.x[data.x != 0])
+        return stats.loguniform(0.3 / float(size.max()), 3.0 / float(size.min()))
     height = high - low
     if height == 0 and not isinstance(noise, Poisson) and noise.known:
         height = float(np.median(np.asarray(noise.sigma)))
@@ -177,27 +204,15 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
             f"y ({data.origin.y!r}) is {low:g} at all {data.n} points: there is no range to take default priors from; "
             f"give priors={{{name!r}: ...}} or check the detector"
         )
-    base = name.rsplit(".", 1)[-1]
     if base == "constant":
         floor = 0.0 if data.counts or isinstance(noise, Poisson) else low - 0.5 * height
         return stats.uniform(floor, high + 0.5 * height - floor)
-    if base == "fraction":
-        return stats.uniform(0.0, 1.0)
-    if base == "precision":
-        return stats.loguniform(4.0 / width**2, 1.0 / _spacing(data) ** 2)
     if len(base) > 1 and base[0] == "c" and base[1:].isdigit():
         return _power_prior(int(base[1:]), low, height, width)
     if parameter.role == "amplitude":
         return stats.uniform(0.0, 1.5 * height)
     if parameter.role in ("intensity", "floor"):
         return _level_prior(name, parameter.role, y, bool(data.counts or isinstance(noise, Poisson)))
-    if parameter.role == "location":
-        return stats.uniform(float(data.x.min()), width)
-    if parameter.role == "width":
-        return stats.loguniform(_spacing(data), 0.5 * width)
-    if parameter.role == "inverse":
-        size = np.abs(data.x[data.x != 0])
-        return stats.loguniform(0.3 / float(size.max()), 3.0 / float(size.min()))
     raise ValueError(f"there is no default prior for {name!r}: give priors={{{base!r}: scipy.stats....}}")
 
 

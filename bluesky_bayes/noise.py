@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from bluesky_bayes.dataset import Array, Dataset, check_counts
+from bluesky_bayes.dataset import Array, Dataset, check_counts, positive
 from bluesky_bayes.priors import Prior
 
 SIGMA = "noise_sigma"
@@ -54,8 +54,8 @@ class Gaussian(_Additive):
     Parameters
     ----------
     sigma : float or (n,) array_like, optional
-        Standard deviation in the unit of y, one number or one a point. Left out, it is unknown: one number,
-        inferred with the model, its evidence carrying the cost of not knowing it.
+        Standard deviation in the unit of y, one number or one a point, in the order in which the points were given.
+        Left out, it is unknown: one number, inferred with the model, its evidence carrying the cost of not knowing it.
     prior : frozen scipy.stats distribution, optional
         Prior of the unknown standard deviation. By default log-uniform from a millionth of to twice the
         standard deviation of y.
@@ -181,36 +181,48 @@ Noise: TypeAlias = Gaussian | StudentT | Poisson
 def noise_for(data: Dataset, noise: Noise | None) -> Noise:
     """Noise to use: the one given, else the data's own uncertainties or counts, else an unknown Gaussian.
 
+    Numbers for each point come in the order of the data set's points, however these were given.
+
     Raises
     ------
     ValueError
         When a Poisson noise meets data that are not counts, or lengths differ.
     """
+    check_noise(noise)
     if noise is None:
         if data.sigma is not None:
             return Gaussian(data.sigma)
         return Poisson(data.exposure) if data.counts else Gaussian()
+    given: dict[str, Any] = {name: getattr(noise, name, None) for name in ("sigma", "exposure", "scale")}
+    arranged: dict[str, Any] = {
+        name: data.arranged(values, f"{name} of the noise")
+        for name, values in given.items()
+        if isinstance(values, np.ndarray)
+    }
+    noise = replace(noise, **arranged)
     if isinstance(noise, Poisson):
         noise = replace(noise, exposure=data.exposure) if noise.exposure is None else noise
-        _check_length(noise.exposure, data, "exposure")
-        _check_length(noise.scale, data, "scale")
         noise.counts(data)
-        return noise
-    if isinstance(noise, StudentT) and noise.sigma is None and noise.prior is None:
+    elif isinstance(noise, StudentT) and noise.sigma is None and noise.prior is None:
         noise = replace(noise, sigma=data.sigma)
-    _check_length(noise.sigma, data, "sigma")
     return noise
 
 
+def check_noise(noise: Any) -> None:
+    """Raise ValueError for what is no noise."""
+    if noise is None or isinstance(noise, Gaussian | StudentT | Poisson):
+        return
+    known = {kind.__name__.lower(): kind.__name__ for kind in (Gaussian, StudentT, Poisson)}
+    name = getattr(noise, "__name__", noise if isinstance(noise, str) else "")
+    hint = f"Gaussian({noise!r})" if isinstance(noise, int | float) else f"{known.get(name.lower(), 'Gaussian')}()"
+    raise ValueError(f"noise must be Gaussian(...), StudentT(...) or Poisson(...), such as {hint}; got {noise!r}")
+
+
 def _positive(values: Any, name: str) -> float | Array:
-    numbers = np.array(values, dtype=np.float64)
-    if numbers.size == 0 or not np.all(np.isfinite(numbers) & (numbers > 0)):
+    try:
+        numbers = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers; got {values!r}") from error
+    if numbers.size == 0 or not np.all(positive(numbers)):
         raise ValueError(f"{name} must be positive; got {values}")
     return float(numbers) if numbers.ndim == 0 else numbers
-
-
-def _check_length(values: Any, data: Dataset, name: str) -> None:
-    if np.ndim(values) and np.size(values) != data.n:
-        raise ValueError(
-            f"{name} of the noise has {np.size(values)} values for {data.n} points of y ({data.origin.y!r})"
-        )

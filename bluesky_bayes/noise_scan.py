@@ -22,12 +22,15 @@ from bluesky_bayes.inference import exact_profile, jobs_from_prior
 from bluesky_bayes.jobs import Job
 from bluesky_bayes.noise import Gaussian
 from bluesky_bayes.sampler import Settings
+from bluesky_bayes.summaries import sampling_problems_of
 from bluesky_bayes.tasks import HALF_LOG_2PI, rough_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_SIGMA = 100
+NEGLIGIBLE = 1e-3
+"""Probability below which what is wrong with a model's sampling is not told."""
 BELOW, ABOVE = 0.5, 2.0
 
 
@@ -44,6 +47,8 @@ class NoiseScan:
     log_evidence, log_evidence_error : (n_models, n_sigma) float64
         Natural logarithm of p(data | model, sigma), and standard errors.
     prior_probabilities : (n_models,) float64
+    problems : tuple of tuple of str
+        What speaks against the sampling of each model, in plain sentences.
     """
 
     names: tuple[str, ...]
@@ -51,6 +56,7 @@ class NoiseScan:
     log_evidence: Array
     log_evidence_error: Array
     prior_probabilities: Array
+    problems: tuple[tuple[str, ...], ...]
 
     @property
     def best(self) -> tuple[str, float]:
@@ -74,10 +80,13 @@ class NoiseScan:
     def warnings(self) -> tuple[str, ...]:
         """What speaks against trusting the scan, in plain sentences."""
         model, sigma = self.best
+        lines = []
         if sigma in (self.sigma[0], self.sigma[-1]):
             end = "smallest" if sigma == self.sigma[0] else "largest"
-            return (f"{model}: the best noise is the {end} of the scan, {sigma:.3g}; give a range that holds it",)
-        return ()
+            lines.append(f"{model}: the best noise is the {end} of the scan, {sigma:.3g}; give a range that holds it")
+        for name, p, problems in zip(self.names, self.probabilities, self.problems, strict=True):
+            lines += [f"{name}: {problem}" for problem in problems if p > NEGLIGIBLE]
+        return tuple(lines)
 
     def plot(self) -> Figure:
         """Free energy (minus log evidence) of each model against sigma: a matplotlib figure."""
@@ -97,6 +106,8 @@ def noise_scan(
     threads: int | None = None,
 ) -> NoiseScan:
     """Tell which model and which size of Gaussian noise the data support, from one run.
+
+    One size holds for all points: uncertainties that the data carry, and that they are counts, are left aside.
 
     Parameters
     ----------
@@ -134,13 +145,15 @@ def noise_scan(
     """
     low, high = _range(data, sigma)
     grid = np.geomspace(low, high, N_SIGMA)
-    found = exact_profile(data, candidates, grid)
-    if found is None:
-        jobs = jobs_from_prior(data, candidates, Gaussian(low), settings, error, seed, threads)
-        profiles = [_profile(job, (low / grid) ** 2) for job in jobs]
-        normaliser = data.n * (np.log(grid) + HALF_LOG_2PI)
-        found = np.stack([log_z for log_z, _ in profiles]) - normaliser, np.stack([errors for _, errors in profiles])
-    return NoiseScan(candidates.names, grid, *found, np.array(candidates.probabilities))
+    probabilities = np.array(candidates.probabilities)
+    if (found := exact_profile(data, candidates, grid)) is not None:
+        return NoiseScan(candidates.names, grid, *found, probabilities, ((),) * len(candidates.models))
+    jobs = jobs_from_prior(data, candidates, Gaussian(low), settings, error, seed, threads)
+    profiles = [_profile(job, (low / grid) ** 2) for job in jobs]
+    log_z, errors = (np.stack(values) for values in zip(*profiles, strict=True))
+    log_z = log_z - data.n * (np.log(grid) + HALF_LOG_2PI)
+    problems = tuple(sampling_problems_of(job) for job in jobs)
+    return NoiseScan(candidates.names, grid, log_z, errors, probabilities, problems)
 
 
 def _range(data: Dataset, sigma: tuple[float, float] | None) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ class Diagnostics:
     drift : float
         Largest rounding error of an energy, in nats.
     edges : tuple of str
-        Parameters whose posterior presses against an edge of the prior's support.
+        Parameters whose posterior presses against an edge of the prior's support, or lies far out where it has none.
     p_fit : float
         Posterior-predictive probability of a worse misfit than the one seen: small means the model does not fit.
     single : bool
@@ -156,7 +157,10 @@ class Diagnostics:
         if self.gap > WORST_GAP + 5.0 * error:
             problems.append(f"the evidence differs by {self.gap:.1f} nats stepped up or down the temperatures; {CURE}")
         if self.drift > WORST_DRIFT:
-            problems.append(f"rounding moved an energy by {self.drift:.2g} nats; report this with the data")
+            problems.append(
+                f"rounding moved an energy by {self.drift:.2g} nats: the noise is very small beside y; check its size, "
+                "and report this with the data if it is right"
+            )
         return tuple(problems)
 
     def fit_problems(self) -> tuple[str, ...]:
@@ -164,6 +168,8 @@ class Diagnostics:
         problems = [f"the posterior presses {edge} of its prior; widen the prior" for edge in self.edges]
         if self.r_hat > WORST_R_HAT:
             problems.append(f"the chains disagree on a parameter (R-hat {self.r_hat:.2f}); {CURE}")
+        if math.isnan(self.p_fit):
+            problems.append("the model passes through every point, which tells nothing of the noise; give its size")
         if self.p_fit < WORST_FIT:
             problems.append(
                 f"the model does not fit: data made by it fit worse with a probability of less than {WORST_FIT:g}; "

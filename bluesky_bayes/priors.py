@@ -12,6 +12,7 @@ import numpy as np
 from bluesky_bayes.dataset import Array
 
 Z_MAX = 8.0
+THOUSANDTH = 1e-3
 SCORES = np.linspace(-Z_MAX, Z_MAX, 2049)
 """Normal scores at which quantiles are kept."""
 
@@ -83,9 +84,11 @@ def check_prior(name: str, prior: Any) -> Prior:
     ValueError
         When it has no support (a scale of zero or less, bounds the wrong way round).
     """
-    if not (hasattr(prior, "ppf") and hasattr(prior, "isf") and hasattr(prior, "dist")):
+    continuous = all(hasattr(prior, part) for part in ("ppf", "isf", "dist")) and not hasattr(prior, "pmf")
+    if not continuous:
         raise TypeError(
-            f"prior of {name!r} must be a frozen distribution such as scipy.stats.uniform(0, 5); got {prior!r}"
+            f"prior of {name!r} must be a frozen continuous distribution such as scipy.stats.uniform(0, 5); got "
+            f"{prior!r}"
         )
     checked: Prior = prior
     if not _has_support(checked):
@@ -97,6 +100,20 @@ def check_prior(name: str, prior: Any) -> Prior:
 def _has_support(prior: Prior) -> bool:
     quantiles = np.asarray(prior.ppf([0.01, 0.5, 0.99]), dtype=np.float64)
     return bool(np.all(np.isfinite(quantiles)) and quantiles[0] < quantiles[-1])
+
+
+def check_bounds(name: str, prior: Prior, low: float, high: float) -> None:
+    """Raise ValueError where a prior gives what is no such quantity more than a thousandth on either side."""
+    edges = prior.support()
+    if edges[0] >= low and edges[1] <= high:
+        return
+    quantiles = prior.ppf([THOUSANDTH, 1.0 - THOUSANDTH])
+    if quantiles[0] < low or quantiles[1] > high:
+        values = "below zero" if high == np.inf else f"outside of {low:g} to {high:g}"
+        raise ValueError(
+            f"prior of {name!r}, {describe(prior)}, allows values {values}, which it cannot have; take one that ends "
+            "there, such as scipy.stats.uniform(low, high - low), loguniform(low, high) or truncnorm"
+        )
 
 
 def quantile_table(prior: Prior) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -50,6 +50,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        for name, value in asdict(self).items():
+            if not isinstance(value, int | float | np.number) and not (name == "budget" and value is None):
+                raise ValueError(f"{name} must be a number; got {value!r}")
         if self.sweeps < SHORTEST or self.chains < 2:
             raise ValueError(
                 f"sweeps must be {SHORTEST} or more and chains 2 or more; got {self.sweeps}, {self.chains}"

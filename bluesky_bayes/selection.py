@@ -147,7 +147,14 @@ class Selection:
 
         True only if its probability exceeds `probability`, the gap to every other model exceeds three standard
         errors of the evidence, and no check fails.
+
+        Raises
+        ------
+        ValueError
+            For a probability that is not between 0 and 1.
         """
+        if not 0 < probability < 1:
+            raise ValueError(f"probability must lie between 0 and 1; got {probability!r}")
         gaps, errors = self._gaps()
         clear = bool(np.all(gaps > CLEAR * errors))
         return bool(self.probabilities[self.best_index] > probability) and clear and self.trustworthy

@@ -7,6 +7,7 @@ compared: what a loaded component runs comes with the package or from the caller
 from __future__ import annotations
 
 import ast
+import hashlib
 import itertools
 import json
 import math
@@ -46,6 +47,7 @@ Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 MARK, FORMAT = "bluesky_bayes_selection", 1
 """The attribute that marks a file as a selection, and the number of this format, which is its value."""
 
+DIGEST = "sha256"
 NOISES: dict[str, type[Noise]] = {"gaussian": Gaussian, "student-t": StudentT, "poisson": Poisson}
 POINTS = ("point",)
 START, STATE = ("weights", "means", "factors"), ("coordinates", "steps", "strides")
@@ -75,7 +77,9 @@ def save_selection(selection: Selection, path: str | Path) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot save {path}: there is no folder {path.parent}; make it first")
-    tree = xr.DataTree.from_dict(_groups_of(selection))
+    groups = _groups_of(selection)
+    groups["/"].attrs[DIGEST] = json.dumps(_digest({name: from_group(group) for name, group in groups.items()}))
+    tree = xr.DataTree.from_dict(groups)
     draft = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         tree.to_netcdf(draft, engine="h5netcdf")
@@ -100,25 +104,58 @@ def load_selection(path: str | Path, components: Iterable[Component] = ()) -> Se
     ImportError
         Without the ``netcdf`` extra.
     ValueError
-        When the file is no selection, of a newer format, or holds a component that is neither ready-made nor given.
+        When the file is no selection, of a newer format, damaged, or holds a component that is neither ready-made nor
+        given.
+    FileNotFoundError
+        When there is no such file.
     """
     path = Path(path)
     _check_file(path)
+    try:
+        groups = _read(path)
+        return _selection_of(groups, _functions_of((*_ready_made(), *components)))
+    except UnknownFunctionError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is damaged, or was changed after it was saved: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]]:
+    """Groups of a file whose content is as it was written."""
     import xarray as xr
 
     # No decoding: every bit comes back as it was, and nothing is taken for a time.
     with xr.open_datatree(path, engine="h5netcdf", mask_and_scale=False, decode_times=False) as tree:
         groups = {node.path: from_group(node.to_dataset(inherit=False).load()) for node in tree.subtree}
-    functions = _functions_of((*_ready_made(), *components))
+    written = groups["/"][0].pop(DIGEST, None)
+    if written not in (None, _digest(groups)):
+        raise ValueError("its content is not that of its checksum")
+    return groups
+
+
+def _digest(groups: Mapping[str, tuple[Table, Arrays]]) -> str:
+    """SHA-256 of all content, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, (plain, arrays) in sorted(groups.items()):
+        digest.update(json.dumps([name, plain, sorted(arrays)], sort_keys=True).encode())
+        for _, values in sorted(arrays.items()):
+            text = values.dtype.kind in "OSU"
+            digest.update(repr((values.shape, values.tolist() if text else values.dtype.str)).encode())
+            digest.update(b"" if text else np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _selection_of(
+    groups: Mapping[str, tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]], functions: Mapping[str, PlainFunction]
+) -> Selection:
     plain, arrays = groups["/"]
     evidence = zip(arrays["log_evidence"], arrays["log_evidence_error"], strict=True)
-    try:
-        posteriors = tuple(
-            _posterior_of(*groups[f"/model{i}"], float(log_z), float(error), functions)
-            for i, (log_z, error) in enumerate(evidence)
-        )
-    except UnknownFunctionError as error:
-        raise ValueError(f"{path}: {error}") from error
+    posteriors = tuple(
+        _posterior_of(*groups[f"/model{i}"], float(log_z), float(error), functions)
+        for i, (log_z, error) in enumerate(evidence)
+    )
     return Selection(
         data=_data_of(*groups["/data"]),
         noise=_noise_of(*groups["/noise"]),
@@ -184,16 +221,18 @@ def _import_h5netcdf() -> Any:
 
 def _check_file(path: Path) -> None:
     """Refuse what is no selection, and what only a later version can read."""
+    h5netcdf = _import_h5netcdf()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
     try:
-        with _import_h5netcdf().File(path, "r", phony_dims="access") as file:
+        with h5netcdf.File(path, "r", phony_dims="access") as file:
             mark = file.attrs.get(MARK)
-    except OSError as error:
-        if error.errno is not None:
-            raise
+            number = 0 if mark is None else int(mark)
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is no saved selection, or it is damaged: {error}") from error
     if mark is None:
         raise ValueError(f"{path} is no saved selection; give a file that Selection.save wrote")
-    if int(mark) > FORMAT:
+    if number > FORMAT:
         raise ValueError(
             f"{path} has format {mark} and this version of bluesky_bayes reads formats up to {FORMAT}; "
             "update bluesky_bayes"

@@ -23,6 +23,8 @@ MOST_CURVES, CURVES_OF_A_LOOK = 200, 40
 CURVE_POINTS = 200_000
 EDGE = 0.005
 PRESSED = 0.1
+FAR_OUT = 7.0
+"""Normal score of a prior beyond which a posterior counts as out of it; `priors.Z_MAX` is where tables end."""
 
 
 def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bool, seed: int) -> Posterior:
@@ -30,14 +32,23 @@ def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bo
     model = job.model
     log_z, error, gap = job.evidence
     z = job.draws
-    draws = {
-        name: at_quantile(table, z[..., j])
-        for j, (name, table) in enumerate(zip(model.parameters, job.task.tables, strict=True))
-    }
+    draws = _parameters(job, z)
     fit, p_fit = fit_of(job, z, data, noise, block, seed)
     diagnostics = diagnostics_of(job, draws, z, gap, p_fit, single)
     constant = float(job.task.constant[0])
     return Posterior(model, log_z - constant, error, draws, derived_of(model, draws, z.shape[:2]), fit, diagnostics)
+
+
+def sampling_problems_of(job: Job) -> tuple[str, ...]:
+    """What speaks against the evidence of a job, in plain sentences."""
+    z, found = job.draws, job.evidence
+    return diagnostics_of(job, _parameters(job, z), z, found.gap, 1.0, True).sampling_problems(found.error)
+
+
+def _parameters(job: Job, z: Array) -> dict[str, Array]:
+    """Parameters by name of whitened coordinates (..., n_parameters)."""
+    tables = zip(job.model.parameters, job.task.tables, strict=True)
+    return {name: at_quantile(table, z[..., j]) for j, (name, table) in enumerate(tables)}
 
 
 def derived_of(model: Model, draws: Mapping[str, Array], shape: tuple[int, ...]) -> dict[str, Array]:
@@ -124,7 +135,8 @@ def predictive_probability(y: Array, curves: Array, spread: Array, noise: Noise,
     residual = (y - curves) / spread
     if not noise.known:
         score = residual / (1.0 + residual**2 / noise.dof) if isinstance(noise, StudentT) else residual
-        correlation = np.sum(score[:, 1:] * score[:, :-1], axis=1) / np.sum(score**2, axis=1)
+        with np.errstate(invalid="ignore"):
+            correlation = np.sum(score[:, 1:] * score[:, :-1], axis=1) / np.sum(score**2, axis=1)
         return float(np.mean(special.ndtr(-correlation * np.sqrt(y.size))))
     if isinstance(noise, StudentT):
         return float(np.mean(_tail_probability(residual, noise.dof)))
@@ -172,7 +184,7 @@ def diagnostics_of(
         ess=float(effective_size(values).min()) if draws else float(job.length * len(job.infos)),
         gap=gap,
         drift=max(info.drift for info in job.infos),
-        edges=tuple(edges_of(job.model, z)),
+        edges=(*edges_of(job.model, z), *far_out_of(job.model, z)),
         p_fit=p_fit,
         single=single,
         ladder=(job.ladder.log_z - constant, job.ladder.error),
@@ -205,6 +217,19 @@ def edges_of(model: Model, z: Array) -> list[str]:
         elif above > PRESSED and np.isfinite(high):
             pressed.append(f"{name} at the upper edge {high:g}")
     return pressed
+
+
+def far_out_of(model: Model, z: Array) -> list[str]:
+    """Parameters so far out in a prior without an edge there that sampling, which cuts it off, may miss the rest."""
+    draws = tuple(range(z.ndim - 1))
+    low_share, high_share = np.mean(z < -FAR_OUT, axis=draws), np.mean(z > FAR_OUT, axis=draws)
+    found = []
+    for (name, prior), below, above in zip(model.priors.items(), low_share, high_share, strict=True):
+        if max(below, above) > PRESSED:
+            assert prior is not None
+            if np.isinf(prior.support()[int(above > below)]):
+                found.append(f"{name} beyond {FAR_OUT:g} standard deviations")
+    return found
 
 
 def effective_size(values: Array) -> Array:

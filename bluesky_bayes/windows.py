@@ -76,7 +76,7 @@ def window_scan(
     windows : sequence of (float, float)
         First and last x, both included; two or more.
     noise : Gaussian, StudentT or Poisson, optional
-        As in `select`; one number, not one a point. Errors and exposure belong into the data.
+        As in `select`, for all points of the data.
     seed : int
     settings : Settings, optional
 
@@ -106,9 +106,8 @@ def window_scan(
     for (low, high), points in zip(listed, inside, strict=True):
         if not points.any():
             raise ValueError(f"no points of x ({data.origin.x!r}) lie between {low:g} and {high:g}")
-    union = replace(data, mask=np.any(inside, axis=0))
+    noise = noise_for(data, noise)
+    union, *parts = (replace(data, mask=points) for points in (np.any(inside, axis=0), *inside))
     resolved = candidates.resolved(union, noise_for(union, noise))
-    selections = select_many(
-        [replace(data, mask=points) for points in inside], resolved, noise, seed=seed, settings=settings
-    )
+    selections = select_many(parts, resolved, noise, seed=seed, settings=settings)
     return WindowScan(listed, tuple(selections))

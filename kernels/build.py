@@ -16,6 +16,7 @@ import re
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -313,8 +314,9 @@ def shape_text(shape: ShapeSource, which: str = "") -> str:
     tree = ast.parse(shape.source)
     names = {node.name: f"c{which}_{node.name}" for node in tree.body if isinstance(node, ast.FunctionDef)}
     names |= {name: f"c{which}_{name}" for name, _ in shape.constants}
+    whole = {name: int(value) for name, value in shape.constants if value.is_integer()}
     constants = "\n".join(f"{names[name]} = F({value!r})" for name, value in shape.constants)
-    functions = "\n\n".join(f"@small\n{ast.unparse(_Typed(names).visit(node))}" for node in tree.body)
+    functions = "\n\n".join(f"@small\n{ast.unparse(_Typed(names, whole).visit(node))}" for node in tree.body)
     values = ", ".join(f"p{i}" for i in range(shape.n_values))
     load = "\n".join(f"    p{i} = values[{i}]" for i in range(shape.n_values)) or "    pass"
     call = f"{names[shape.name]}(x[a + i]{', ' if values else ''}{values})"
@@ -322,16 +324,27 @@ def shape_text(shape: ShapeSource, which: str = "") -> str:
 
 
 class _Typed(ast.NodeTransformer):
-    """Gives numbers the kernel's precision, and `exp` its vectorising form."""
+    """Gives numbers the kernel's precision, `exp` its vectorising form, and a function's variables names of their own.
 
-    def __init__(self, names: dict[str, str]) -> None:
-        self.names = names
+    What counts, arguments of `range` and indices, stays whole.
+    """
+
+    def __init__(self, names: Mapping[str, str], whole: Mapping[str, int], counting: bool = False) -> None:
+        self.names, self.whole, self.counting = names, whole, counting
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
+        if self.counting and node.id in self.whole:
+            return ast.copy_location(ast.Constant(self.whole[node.id]), node)
         return ast.copy_location(ast.Name(self.names.get(node.id, node.id), node.ctx), node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        self.generic_visit(node)
+        own = {argument.arg for argument in node.args.args} | {
+            name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+        }
+        names = {**self.names, **{name: _variable(name) for name in own}}
+        _Typed(names, {name: n for name, n in self.whole.items() if name not in own}).generic_visit(node)
+        for argument in node.args.args:
+            argument.arg = _variable(argument.arg)
         node.name = self.names[node.name]
         node.body = [s for s in node.body if not _is_text(s)] or [ast.Pass()]
         return ast.fix_missing_locations(node)
@@ -354,20 +367,28 @@ class _Typed(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         if isinstance(node.func, ast.Name) and node.func.id in ("range", "int"):
-            if node.func.id == "int":
-                node.args = [self.visit(a) for a in node.args]
+            inside = self if node.func.id == "int" else _Typed(self.names, self.whole, counting=True)
+            node.args = [inside.visit(a) for a in node.args]
             return node
+        if isinstance(node.func, ast.Name) and node.func.id in self.names:
+            for keyword in node.keywords:
+                keyword.arg = keyword.arg and _variable(keyword.arg)
         self.generic_visit(node)
         return node
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         node.value = self.visit(node.value)
+        node.slice = _Typed(self.names, self.whole, counting=True).visit(node.slice)
         return node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        if isinstance(node.value, bool) or not isinstance(node.value, int | float):
+        if self.counting or isinstance(node.value, bool) or not isinstance(node.value, int | float):
             return node
         return ast.copy_location(_number(node), node)
+
+
+def _variable(name: str) -> str:
+    return f"v_{name}"
 
 
 def _number(node: ast.expr) -> ast.Call:

@@ -321,7 +321,7 @@ class Card:
 
     def __init__(self, number: int = 0, simulated: bool = False) -> None:
         self.number, self.simulated, self.broken = number, simulated, ""
-        self.waiting: list[tuple[Call, Future[dict[str, Array]]]] = []
+        self.waiting: list[tuple[Hashable, Call, Future[dict[str, Array]]]] = []
         self.news = threading.Condition()
         self.thread: threading.Thread | None = None
         self.asked = 0
@@ -334,11 +334,12 @@ class Card:
     def answer(self, call: Call) -> dict[str, Array]:
         """What a call gives, by name; calls that come at the same time share launches."""
         future: Future[dict[str, Array]] = Future()
+        layout = call.layout
         with self.news:
             if self.thread is None:
                 self.thread = threading.Thread(target=self._serve, name="bluesky-bayes-gpu", daemon=True)
                 self.thread.start()
-            self.waiting.append((call, future))
+            self.waiting.append((layout, call, future))
             self.asked += 1
             self.news.notify()
         try:
@@ -354,8 +355,8 @@ class Card:
                 self.news.wait_for(lambda: self.waiting)
                 taken, self.waiting = self.waiting, []
             groups: dict[Hashable, list[tuple[Call, Future[dict[str, Array]]]]] = {}
-            for call, future in taken:
-                groups.setdefault(call.layout, []).append((call, future))
+            for layout, call, future in taken:
+                groups.setdefault(layout, []).append((call, future))
             for group in groups.values():
                 try:
                     answers = self.launched([call for call, _ in group])

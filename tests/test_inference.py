@@ -34,6 +34,9 @@ from bluesky_bayes.tasks import shape_source
 SHORT = Settings(sweeps=200, longest=200)
 dataset: Any = Dataset
 gaussian: Any = Gaussian
+answer: Any = select
+models: Any = peaks
+"""Without types, to be called wrongly."""
 
 
 def spectrum(shape: str, noise: float = 0.05, seed: int = 0) -> Dataset:
@@ -253,18 +256,57 @@ GOOD = Dataset(np.arange(10.0), np.arange(10.0))
             lambda: select(GOOD, peaks(), device="tpu"),
             "device must be 'auto', 'cpu', 'cuda' or 'cuda:1' and so on; got 'tpu'",
         ),
-        (lambda: select(GOOD, peaks(), threads=0), "threads must be 1 or more"),
+        (lambda: answer(GOOD, peaks(), threads=0), "threads must be a whole number from 1 up"),
+        (lambda: answer(GOOD, peaks(), threads=1.5), "threads must be a whole number from 1 up; got 1.5"),
+        (lambda: answer(GOOD, peaks(), seed=-1), "seed must be a whole number from 0 up; got -1"),
+        (lambda: answer(GOOD, peaks(), seed=None), "seed must be a whole number"),
+        (lambda: answer(GOOD, peaks(), error="0.1"), "error must be a number; got '0.1'"),
+        (lambda: answer(GOOD, peaks(), budget="5s"), "budget must be a number; got '5s'"),
+        (lambda: answer(GOOD, peaks(), start="yesterday"), "start must be a Selection.*got str"),
+        (lambda: answer(GOOD, peaks(), settings={"sweeps": 300}), "settings must be a Settings.*got dict"),
+        (lambda: answer((GOOD.x, GOOD.y), peaks()), r"data must be a Dataset, such as Dataset\(x, y\); got tuple"),
+        (lambda: answer(GOOD, [1, 2]), "candidates must be a Candidates.*got list"),
+        (lambda: answer(GOOD, peaks(), 0.1), r"noise must be .*, such as Gaussian\(0.1\); got 0.1"),
+        (lambda: answer(GOOD, peaks(), Poisson), r"noise must be .*, such as Poisson\(\); got <class"),
+        (lambda: answer(GOOD, peaks(), "poisson"), r"noise must be .*, such as Poisson\(\); got 'poisson'"),
+        (lambda: gaussian("a"), "sigma of Gaussian noise must be numbers; got 'a'"),
+        (
+            lambda: answer(GOOD, peaks(), gaussian(np.ones((10, 1)))),
+            "sigma of the noise must be one number or have one",
+        ),
         (lambda: Settings(sweeps=10), "sweeps must be 100 or more"),
         (lambda: Settings(error=0), "error must be positive"),
-        (lambda: peaks(counts=[-1, 2]), "counts must be different whole numbers from 0 up"),
-        (lambda: peaks(counts=[]), "counts must be different whole numbers"),
-        (lambda: peaks("triangle"), "shape must be one of 'gaussian', 'lorentzian', 'pseudo-voigt', 'voigt' or a comp"),
-        (lambda: peaks(width="wide"), "width must be left out or 'precision'"),
-        (lambda: peaks("lorentzian", width="precision"), "is for Gaussian peaks"),
-        (lambda: peaks(background="wavy"), "background must be None, 'constant'"),
-        (lambda: peaks(priors={"heigth": stats.uniform(0, 1)}), "priors name 'heigth', which no model here has"),
-        (lambda: peaks(priors={"sigma": stats.uniform(0, 0)}), "prior of 'sigma' has no support"),
-        (lambda: peaks(priors={"sigma": stats.uniform(3, -1)}), "prior of 'sigma' has no support"),
+        (lambda: models(counts=[-1, 2]), "counts must be different whole numbers from 0 up"),
+        (lambda: models(counts=[]), "counts must be different whole numbers"),
+        (lambda: models(counts=3), r"counts must be different whole numbers .* or \[3\] for three alone; got 3"),
+        (lambda: models(counts="12"), "counts must be different whole numbers from 0 up.*got '12'"),
+        (lambda: models(counts=[1.5]), "counts must be different whole numbers from 0 up"),
+        (lambda: models(background=True), "background must be None, 'constant'"),
+        (lambda: models(background=1.7), "background must be None, 'constant'"),
+        (lambda: models(fixed={"sigma": -1}), "'peak1.sigma' is fixed at -1, which it cannot be"),
+        (lambda: models(fixed={"sigma": "a"}), "parameter 'sigma' of a peak must be fixed at a number; got 'a'"),
+        (
+            lambda: models(fixed={"sigma": 1}, priors={"sigma": stats.norm(1, 0.1)}),
+            "'sigma' has a prior and is fixed; give",
+        ),
+        (
+            lambda: models(priors={"sigma": stats.norm(0.3, 0.3)}),
+            r"peak1.sigma', norm\(0.3, 0.3\), allows values below",
+        ),
+        (
+            lambda: models("pseudo-voigt", priors={"fraction": stats.norm(0.5, 0.5)}),
+            "allows values outside of 0 to 1, which it cannot have",
+        ),
+        (
+            lambda: models("triangle"),
+            "shape must be one of 'gaussian', 'lorentzian', 'pseudo-voigt', 'voigt' or a comp",
+        ),
+        (lambda: models(width="wide"), "width must be left out or 'precision'"),
+        (lambda: models("lorentzian", width="precision"), "is for Gaussian peaks"),
+        (lambda: models(background="wavy"), "background must be None, 'constant'"),
+        (lambda: models(priors={"heigth": stats.uniform(0, 1)}), "priors name 'heigth', which no model here has"),
+        (lambda: models(priors={"sigma": stats.uniform(0, 0)}), "prior of 'sigma' has no support"),
+        (lambda: models(priors={"sigma": stats.uniform(3, -1)}), "prior of 'sigma' has no support"),
         (lambda: Candidates(()), "candidates must be one or more models"),
         (lambda: Candidates(peaks().models, (1.0, 2.0)), "prior probabilities must be 4 positive numbers"),
         (lambda: dataset([], []), "there are no points of y"),
@@ -279,6 +321,10 @@ GOOD = Dataset(np.arange(10.0), np.arange(10.0))
         (lambda: dataset([[1.0], [2.0]], [1.0, 2.0]), "must have one dimension"),
         (lambda: dataset(["a", "b"], [1.0, 2.0]), "is not a list of numbers"),
         (lambda: dataset([1.0, 2.0], [1.0, 2.5], counts=True), "is not counts"),
+        (lambda: dataset([1.0, 2.0], [1.0, 2j]), r"y \('y'\) is complex"),
+        (lambda: dataset([1.0, 2.0], [1.0, 1e200]), r"y \('y'\) is 1e\+200 at point 1.*mask these points"),
+        (lambda: dataset([1.0, 2.0], [1.0, 2.0], sigma="a"), "sigma of y .* is not a list of numbers"),
+        (lambda: dataset([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], mask=[0, 1, 2]), "give one True or False for each point"),
     ],
 )
 def test_bad_input_gets_a_sentence(call: Any, sentence: str) -> None:
@@ -286,9 +332,82 @@ def test_bad_input_gets_a_sentence(call: Any, sentence: str) -> None:
         call()
 
 
-def test_a_prior_that_is_no_distribution_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="prior of 'sigma' must be a frozen distribution"):
-        peaks(priors={"sigma": 3.0})
+@pytest.mark.parametrize("prior", [3.0, stats.randint(1, 5)])
+def test_a_prior_that_is_no_continuous_distribution_is_a_type_error(prior: Any) -> None:
+    with pytest.raises(TypeError, match="prior of 'sigma' must be a frozen continuous distribution"):
+        peaks(priors={"sigma": prior})
+
+
+def test_a_narrow_normal_prior_of_a_width_is_taken() -> None:
+    assert peaks(priors={"sigma": stats.norm(0.3, 0.05)}).names[1] == "1 peak"
+
+
+def backwards(values: Any) -> Any:
+    return np.asarray(values)[::-1]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_noise_given_for_each_point_follows_points_that_were_scanned_downwards(masked: bool) -> None:
+    x, rng = np.linspace(-3, 3, 61), np.random.default_rng(1)
+    sigma, mask = np.where(x < 0, 0.1, 0.2), np.abs(x) > 0.05
+    y = 2 * np.exp(-0.5 * (x / 0.4) ** 2) + sigma * rng.standard_normal(61)
+    keep = mask if masked else np.ones(61, dtype=bool)
+    carried = Dataset(x, y, sigma=sigma, mask=keep)
+    down = Dataset(backwards(x), backwards(y), mask=backwards(keep))
+    ask = functools.partial(select, candidates=peaks(counts=[0, 1]), settings=SHORT)
+    expected = ask(carried)
+    for given in (backwards(sigma), backwards(sigma[keep])):
+        found = ask(down, noise=Gaussian(given))
+        np.testing.assert_array_equal(found.log_evidence, expected.log_evidence)
+        np.testing.assert_array_equal(found.refine().log_evidence, expected.refine().log_evidence)
+    counts, weights = np.rint(np.abs(y) * 20), np.linspace(0.5, 1.0, 61)
+    poisson = noise_for(Dataset(backwards(x), backwards(counts), counts=True), Poisson(exposure=backwards(weights)))
+    assert isinstance(poisson, Poisson)
+    np.testing.assert_array_equal(poisson.exposure, weights)
+
+
+def test_a_point_beyond_all_bounds_is_answered_and_not_trusted() -> None:
+    y = np.random.default_rng(0).standard_normal(41)
+    y[7] = 2.0**32 - 1
+    selection = select(Dataset(np.linspace(-3, 3, 41), y), peaks(counts=[0, 1]), Gaussian(1e-9), settings=SHORT)
+    assert not selection.trustworthy
+    assert not selection.decisive()
+
+
+def test_a_component_that_is_no_number_is_named() -> None:
+    @component
+    def nowhere(x: float, p: float) -> float:
+        return math.nan * x * p
+
+    candidates = family(nowhere, [0, 1], priors={"p": stats.uniform(0, 1), "constant": stats.norm(0, 1)})
+    with pytest.raises(ValueError, match=r"model '1 nowhere' gave no finite likelihood .*check components"):
+        select(GOOD, candidates, Gaussian(1.0), settings=SHORT, sampler="exchange")
+
+
+def test_a_posterior_far_out_in_its_prior_is_no_ground_to_decide() -> None:
+    x = np.linspace(-1, 1, 41)
+    data = Dataset(x, 1.25 * np.exp(-0.5 * (x / 0.3) ** 2) + 0.05 * np.random.default_rng(0).standard_normal(41))
+    narrow = peaks(counts=[1], background=None, priors={"amplitude": stats.norm(0, 0.1)})
+    selection = select(data, narrow, Gaussian(0.05), settings=SHORT)
+    assert any("peak1.amplitude beyond 7 standard deviations of its prior; widen" in w for w in selection.warnings)
+
+
+def test_prior_probabilities_say_which_models_go_on() -> None:
+    x = np.linspace(-3, 3, 41)
+    data = Dataset(x, 2 * np.exp(-0.5 * (x / 0.4) ** 2) + 0.3 * np.random.default_rng(0).standard_normal(41))
+    asked = peaks(counts=[1, 2], probabilities=[1.0, 1e-14])
+    settings = Settings(error=0.005, sweeps=200, longest=600)
+    selection = select(data, asked, Gaussian(0.3), settings=settings, sampler="exchange")
+    one, two = (len(standing.infos[0].misfit) for standing in selection.standings)
+    assert selection.best.model.name == "1 peak"
+    assert one > two == settings.sweeps
+
+
+@pytest.mark.parametrize("probability", [95, -1, 0, 1])
+def test_a_probability_that_is_none_is_refused(probability: float) -> None:
+    selection = select(GOOD, peaks(counts=[0]), settings=SHORT)
+    with pytest.raises(ValueError, match="probability must lie between 0 and 1"):
+        selection.decisive(probability)
 
 
 def test_x_out_of_order_or_repeated_is_put_right_and_said() -> None:

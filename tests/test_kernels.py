@@ -388,12 +388,32 @@ def test_a_component_may_use_constants_helpers_branches_and_loops() -> None:
             total += ratio**i * helper((x - center) * (1 + i))
         return total if x > center else total * power
 
+    same_curve_compiled(shape, ["power"])
+
+
+def test_variables_of_a_component_may_be_called_like_constants_outside_or_like_what_the_kernels_use() -> None:
+    gamma, terms = 0.5, 3
+
+    def tail(u: float) -> float:
+        return math.exp(-gamma * u)
+
+    @component
+    def shape(x: float, center: float, gamma: float, F: float) -> float:  # noqa: N803
+        exp = 0.0
+        for i in range(1, terms + 1):
+            exp += tail(u=abs(x - center) * i) / (terms * gamma)
+        return exp + 0.1 * F
+
+    same_curve_compiled(shape, ["gamma", "F"])
+
+
+def same_curve_compiled(shape: Component, named: list[str]) -> None:
+    """Compiled, a component of one location and other parameters between 0 and 1 is what it is in Python."""
+    priors = {"amplitude": stats.norm(0, 1), **dict.fromkeys(named, stats.uniform(0, 1))}
     data = Dataset(np.linspace(-2, 2, 41), np.zeros(41))
-    candidates = family(
-        shape, [1], background=None, priors={"power": stats.uniform(0, 1), "amplitude": stats.norm(0, 1)}
-    )
+    candidates = family(shape, [1], background=None, priors=priors)
     kernels, (task,) = compiled(data, candidates, Gaussian(1.0), False)
-    z = np.array([[0.7, 0.2, -0.4]])
+    z = np.array([[0.7, 0.2, -0.4, 0.9][: 2 + len(named)]])
     theta = [
         p.ppf(stats.norm.cdf(q))
         for p, q in zip(candidates.resolved(data, Gaussian(1.0)).models[0].priors.values(), z[0], strict=True)

@@ -5,7 +5,7 @@ import pytest
 from problems import NAGATA_NORMALISER, level, line, nagata_2012, nagata_candidates, normal_to_sample
 from scipy import stats
 
-from bluesky_bayes import Candidates, Dataset, Gaussian, Model, noise_scan, select
+from bluesky_bayes import Candidates, Dataset, Gaussian, Model, Settings, noise_scan, select
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.model import Slot, Term
 
@@ -60,6 +60,13 @@ def test_a_range_that_misses_the_noise_says_so() -> None:
     data, candidates = straight_lines()
     scan = noise_scan(data, candidates, sigma=(0.5, 2.0))
     assert "the best noise is the smallest of the scan, 0.5" in scan.warnings[0]
+
+
+def test_what_speaks_against_the_sampling_is_told() -> None:
+    data, candidates = nagata_2012(), nagata_candidates(range(2, 4))
+    scan = noise_scan(data, candidates, settings=Settings(sweeps=100, longest=100, chains=4))
+    assert any("3 peaks: only" in warning and "round trips" in warning for warning in scan.warnings)
+    assert not any(warning.startswith("2 peaks") for warning in scan.warnings)
 
 
 def test_no_range_is_refused_in_words() -> None:

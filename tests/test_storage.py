@@ -117,7 +117,7 @@ def test_what_stands_beside_the_points_comes_back(
     x = np.array([2.0, 0.0, -0.0, 1.0, 1.0])
     sigma, exposure = rng.uniform(1, 2, 5), rng.uniform(1, 2, 5)
     units, origin = {"x": "µm", "y": "days since 2000-01-01"}, Origin("uid", "primary", "a/b", "µ", None)
-    data = Dataset(x, np.arange(5.0), sigma, True, exposure, np.arange(5) < 4, units, origin)
+    data = replace(Dataset(x, np.arange(5.0), sigma, True, exposure, np.arange(5) < 4, units, origin))
     assert data.notes
     for noise in (
         Gaussian(np.linspace(1, 2, 4)),
@@ -220,7 +220,7 @@ def test_the_ready_made_components_of_every_family_are_found_again(
     ]
     found = [value for module in modules for value in vars(module).values() if isinstance(value, Component)]
     candidates += [
-        family(each, [1], background=None, priors={p.name: stats.uniform(1, 1) for p in each.parameters})
+        family(each, [1], background=None, priors={p.name: stats.uniform(0, 1) for p in each.parameters})
         for each in found
     ]
     for (model,) in (some.models for some in candidates):
@@ -273,6 +273,7 @@ def test_nothing_of_a_file_is_run(make_selection: MakeSelection, tmp_path: Path)
     path, spy = tmp_path / "selection.nc", tmp_path / "was run"
     make_selection().save(path)
     with h5netcdf.File(path, "a") as file:
+        del file.attrs["sha256"]
         for model in ("model0", "model1", "model2"):
             text = file[model].attrs["model"]
             file[model].attrs["model"] = text.replace("return ", f"open({str(spy)!r}, 'w'); return ")
@@ -320,6 +321,40 @@ def test_a_file_that_is_no_selection_is_refused(make_selection: MakeSelection, t
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match=r"other\.nc is no saved selection, or it is damaged"):
         Selection.load(path)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_file_is_refused_and_never_read_as_another_answer(
+    make_selection: MakeSelection, tmp_path: Path
+) -> None:
+    selection, path, rng = make_selection(), tmp_path / "answer.nc", np.random.default_rng(0)
+    selection.save(path)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(25):
+        damaged = bytearray(whole)
+        for at in rng.integers(len(whole), size=20):
+            damaged[at] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        try:
+            same_numbers(Selection.load(path), selection)
+        except ValueError as error:
+            refused += str(path) in str(error) and "damaged" in str(error)
+    assert refused >= 20
+
+
+def same_numbers(one: Selection, other: Selection) -> None:
+    assert one.data == other.data
+    np.testing.assert_array_equal(one.log_evidence, other.log_evidence)
+    for a, b in zip(one.posteriors, other.posteriors, strict=True):
+        assert {name: values.tobytes() for name, values in a.draws.items()} == {
+            name: values.tobytes() for name, values in b.draws.items()
+        }
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.nc", tmp_path):
+        with pytest.raises(FileNotFoundError, match="there is no file"):
+            Selection.load(path)
 
 
 def test_writing_that_fails_leaves_the_old_file_and_no_other(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bluesky_bayes.candidates import Candidates, family
+from bluesky_bayes.candidates import Candidates, check_counts, family
 from bluesky_bayes.components import Component
 from bluesky_bayes.model import Slot
 from bluesky_bayes.recipes import component_named, recipe_of
@@ -63,7 +63,10 @@ def peaks(
     >>> peaks("lorentzian", counts=range(0, 3)).names
     ('no peak', '1 peak', '2 peaks')
     """
-    counts = list(counts)
+    counts = check_counts(counts)
+    for name in priors or {}:
+        if name.rsplit(".", 1)[-1] in (fixed or {}):
+            raise ValueError(f"{name!r} has a prior and is fixed; give one of the two")
     arguments = {
         "shape": shape, "counts": counts, "background": background, "width": width, "shared": shared, "fixed": fixed,
         "ties": ties, "priors": priors, "probabilities": probabilities,
