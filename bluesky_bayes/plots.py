@@ -188,6 +188,7 @@ def _draw_probabilities(axes: Axes, selection: Selection) -> None:
 def plot_noise_scan(scan: NoiseScan) -> Figure:
     """Free energy of each model against the size of the noise, with the best of each marked."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -199,8 +200,14 @@ def plot_noise_scan(scan: NoiseScan) -> Figure:
         axes.fill_between(scan.sigma, curve - error - lowest + 1.0, curve + error - lowest + 1.0, alpha=0.3, lw=0)
         axes.plot(scan.sigma[best], curve[best] - lowest + 1.0, "o", color=line.get_color())
     axes.set(
-        xscale="log", yscale="log", xlabel="noise (unit of y)", ylabel="free energy above the lowest, plus 1 (nats)"
+        xscale="log",
+        yscale="log",
+        xlabel="standard deviation of the noise (unit of y)",
+        ylabel="minus log evidence above the lowest, plus 1 (nats)",
     )
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(title="model: best noise", frameon=False)
     model, sigma = scan.best
     axes.set_title(f"{model}, noise {sigma:.3g}", loc="left")

@@ -235,6 +235,8 @@ def test_the_nearest_things_to_no_data_are_answered() -> None:
     zeros = Dataset(np.arange(20.0), np.zeros(20), counts=True)
     with pytest.raises(ValueError, match=r"y \('y'\) is 0 at all 20 points.*check the detector"):
         select(zeros, peaks(counts=[0, 1]), Poisson())
+    sizes = {"amplitude": stats.uniform(1, 10), "constant": stats.uniform(0, 2)}
+    assert select(zeros, peaks(counts=[0, 1], priors=sizes), settings=SHORT).best.model.name == "no peak"
 
 
 GOOD = Dataset(np.arange(10.0), np.arange(10.0))
