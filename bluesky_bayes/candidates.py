@@ -359,7 +359,7 @@ def _background(background: str | int | None) -> list[Term]:
     if background == "constant":
         return [Term("background", constant, (Slot("constant"),))]
     degree: Any = DEGREES.get(background, -1) if isinstance(background, str) else background
-    if isinstance(degree, bool) or not isinstance(degree, int) or not 0 <= degree <= MOST_DEGREE:
+    if isinstance(degree, bool) or not isinstance(degree, int | np.integer) or not 0 <= degree <= MOST_DEGREE:
         raise ValueError(
             f"background must be None, 'constant', {', '.join(map(repr, DEGREES))} or a degree up to {MOST_DEGREE}; "
             f"got {background!r}"

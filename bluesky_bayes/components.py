@@ -76,7 +76,7 @@ class PlainFunction:
     def function(self) -> Callable[..., Any]:
         """The function itself, for use from Python."""
         names: dict[str, Any] = {module_name: module for module, module_name in MATH_MODULES.items()}
-        names |= {name: int(value) if float(value).is_integer() else value for name, value in self.constants}
+        names |= {"range": lambda *ends: range(*map(int, ends)), **dict(self.constants)}
         exec(compile(self.source, f"<{self.name}>", "exec"), names)
         function: Callable[..., Any] = names[self.name]
         return function

@@ -85,6 +85,8 @@ class Dataset:
     ----------
     rows : (n,) int64
         Which of the points that were given each is.
+    n_given : int
+        How many points were given.
 
     Raises
     ------
@@ -127,7 +129,7 @@ class Dataset:
         if self.counts:
             check_counts(y, y_name)
         order, notes = _order(x, x_name)
-        object.__setattr__(self, "rows", np.flatnonzero(keep)[order])
+        object.__setattr__(self, "rows", _frozen(np.flatnonzero(keep)[order]))
         object.__setattr__(self, "n_given", keep.size)
         object.__setattr__(self, "x", _frozen(x[order]))
         object.__setattr__(self, "y", _frozen(y[order]))
@@ -202,9 +204,9 @@ def check_counts(y: Array, y_name: str) -> None:
 
 
 def _column(values: Any, name: str) -> Array:
-    if np.iscomplexobj(values):
-        raise ValueError(f"{name} is complex; give its real part, or its size, as what is analysed")
     try:
+        if np.iscomplexobj(values):
+            raise ValueError("they are complex; give the real part, or the size, as what is analysed")
         column = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} is not a list of numbers: {error}") from error
@@ -227,7 +229,7 @@ def _mask(mask: Any, n: int) -> BoolArray:
         return np.ones(n, dtype=np.bool_)
     keep = np.asarray(mask)
     if keep.shape != (n,) or not np.all((keep == 0) | (keep == 1)):
-        raise ValueError(f"mask has shape {keep.shape} for {n} points; give one True or False for each point")
+        raise ValueError(f"mask of shape {keep.shape} for {n} points; give one True or False for each point")
     return keep.astype(np.bool_)
 
 
@@ -276,7 +278,7 @@ def _order(x: Array, x_name: str) -> tuple[npt.NDArray[np.intp], tuple[str, ...]
     return np.argsort(x, kind="stable"), tuple(notes)
 
 
-def _frozen(values: Array) -> Array:
+def _frozen(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     values = np.ascontiguousarray(values)
     values.flags.writeable = False
     return values

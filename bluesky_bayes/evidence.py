@@ -21,6 +21,7 @@ NOTHING = 800.0
 NO_CHANCE = 80.0
 """Beyond that an exponential soon leaves float32."""
 FEW = 10.0
+ROUNDED = 1e-12
 WORST_R_HAT = 1.1
 CONTRADICTORY = 2.0
 """Standard errors by which two estimates of the same evidence may differ."""
@@ -130,9 +131,10 @@ def split_r_hat(values: Array) -> Array:
     half = values.shape[-1] // 2
     parts = np.concatenate([values[..., :half], values[..., half : 2 * half]], axis=-2)
     within = np.var(parts, axis=-1, ddof=1).mean(axis=-1)
-    between = np.var(parts.mean(axis=-1), axis=-1, ddof=1)
+    means = parts.mean(axis=-1)
+    between = np.var(means, axis=-1, ddof=1)
     changes = within > 0
-    stuck = np.where(between > 0, np.inf, 1.0)
+    stuck = np.where(np.ptp(means, axis=-1) > ROUNDED * np.abs(means).max(axis=-1), np.inf, 1.0)
     return np.where(changes, np.sqrt((half - 1) / half + between / np.where(changes, within, 1.0)), stuck)
 
 

@@ -133,7 +133,7 @@ def select_many(
     """`select` for many data sets, side by side; each answer is the one that `select` gives.
 
     Parameters and errors are those of `select`; `data` is a sequence of data sets, of which sixteen at a time are
-    sampled: a `budget` is for these together.
+    sampled: a `budget` is for these together. What one of them raises ends the call.
     """
     _check_options(seed, start, threads)
     settings = _settings(settings, error, budget)
@@ -304,6 +304,8 @@ class _Question:
         noise = noise_for(data, noise)
         data = replace(data)  # noise has the order of these points from now on
         candidates = candidates.resolved(data, noise)
+        for model in candidates.models:
+            model.check_widths()
         (block,) = blocks_of([data], [noise], candidates.models)
         inexact = why_not_exact(candidates.models, noise)
         return cls(data, noise, candidates, block, single_precision_is_enough(block), inexact)

@@ -99,20 +99,17 @@ class Model:
         for name, prior in self.priors.items():
             if prior is not None:
                 check_prior(name, prior)
+
+    def check_widths(self) -> None:
+        """Raise ValueError where a width is, or may well be, negative."""
         for term in self.terms:
             for slot, parameter in zip(term.slots, term.component.parameters, strict=True):
-                self._check_bounds(f"{term.label}.{parameter.name}", slot, parameter)
-
-    def _check_bounds(self, name: str, slot: Slot, parameter: Parameter) -> None:
-        """Widths are not negative, and fractions lie between 0 and 1."""
-        if parameter.role != "width" and parameter.name != "fraction":
-            return
-        high = 1.0 if parameter.name == "fraction" else math.inf
-        if slot.parameter is None:
-            if not 0.0 <= slot.offset <= high:
-                raise ValueError(f"{name!r} is fixed at {slot.offset:g}, which it cannot be")
-        elif slot == Slot(slot.parameter) and (prior := self.priors[slot.parameter]) is not None:
-            check_bounds(slot.parameter, prior, 0.0, high)
+                if parameter.role != "width":
+                    continue
+                if slot.parameter is None and slot.offset < 0.0:
+                    raise ValueError(f"width '{term.label}.{parameter.name}' is fixed at {slot.offset:g}")
+                if slot == Slot(slot.parameter) and slot.parameter is not None:
+                    check_bounds(slot.parameter, self.priors[slot.parameter], 0.0, math.inf, "a width")
 
     def __getstate__(self) -> dict[str, Any]:
         """Pack the priors."""

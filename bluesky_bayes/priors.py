@@ -84,7 +84,7 @@ def check_prior(name: str, prior: Any) -> Prior:
     ValueError
         When it has no support (a scale of zero or less, bounds the wrong way round).
     """
-    continuous = all(hasattr(prior, part) for part in ("ppf", "isf", "dist")) and not hasattr(prior, "pmf")
+    continuous = all(hasattr(prior, part) for part in ("ppf", "isf", "support", "dist")) and not hasattr(prior, "pmf")
     if not continuous:
         raise TypeError(
             f"prior of {name!r} must be a frozen continuous distribution such as scipy.stats.uniform(0, 5); got "
@@ -102,8 +102,10 @@ def _has_support(prior: Prior) -> bool:
     return bool(np.all(np.isfinite(quantiles)) and quantiles[0] < quantiles[-1])
 
 
-def check_bounds(name: str, prior: Prior, low: float, high: float) -> None:
+def check_bounds(name: str, prior: Prior | None, low: float, high: float, what: str) -> None:
     """Raise ValueError where a prior gives what is no such quantity more than a thousandth on either side."""
+    if prior is None:
+        return
     edges = prior.support()
     if edges[0] >= low and edges[1] <= high:
         return
@@ -111,8 +113,9 @@ def check_bounds(name: str, prior: Prior, low: float, high: float) -> None:
     if quantiles[0] < low or quantiles[1] > high:
         values = "below zero" if high == np.inf else f"outside of {low:g} to {high:g}"
         raise ValueError(
-            f"prior of {name!r}, {describe(prior)}, allows values {values}, which it cannot have; take one that ends "
-            "there, such as scipy.stats.uniform(low, high - low), loguniform(low, high) or truncnorm"
+            f"prior of {name!r}, {describe(prior)}, allows values {values}, which {what} cannot have; take one that "
+            "ends there, such as scipy.stats.uniform(low, high - low), loguniform(low, high) or truncnorm; a parameter "
+            'of your own component that is none has another role: @component(roles={"name": "shape"})'
         )
 
 

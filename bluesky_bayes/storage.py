@@ -109,11 +109,10 @@ def load_selection(path: str | Path, components: Iterable[Component] = ()) -> Se
     FileNotFoundError
         When there is no such file.
     """
-    path = Path(path)
+    path, functions = Path(path), _functions_of((*_ready_made(), *components))
     _check_file(path)
     try:
-        groups = _read(path)
-        return _selection_of(groups, _functions_of((*_ready_made(), *components)))
+        return _selection_of(_read(path), functions)
     except UnknownFunctionError as error:
         raise ValueError(f"{path}: {error}") from error
     except (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
@@ -229,6 +228,8 @@ def _check_file(path: Path) -> None:
             mark = file.attrs.get(MARK)
             number = 0 if mark is None else int(mark)
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise ValueError(f"{path} is no saved selection, or it is damaged: {error}") from error
     if mark is None:
         raise ValueError(f"{path} is no saved selection; give a file that Selection.save wrote")

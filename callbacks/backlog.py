@@ -223,6 +223,11 @@ class Lane:
             self._waiting.put(piece)
             return True
 
+    @property
+    def held(self) -> int:
+        """Bytes that wait."""
+        return self._given - self._taken
+
     def drained(self, timeout: float) -> bool:
         """Wait until all that was handed in so far is done; gives whether it is."""
         done = threading.Event()

@@ -147,10 +147,9 @@ class RunCollector:
         self._spans: dict[str, tuple[str, Span]] = {}
         self._room = MOST_NUMBERS
 
-    @property
-    def room(self) -> float:
-        """Share of `MOST_NUMBERS` that the run may still give."""
-        return max(0.0, self._room / MOST_NUMBERS)
+    def room(self, waiting: int = 0) -> float:
+        """Share of `MOST_NUMBERS` that the run may still give, after so many that wait."""
+        return max(0.0, (self._room - waiting) / MOST_NUMBERS)
 
     def __call__(self, name: str, doc: Document) -> None:
         """Take a document.

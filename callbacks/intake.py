@@ -18,6 +18,8 @@ from bluesky_bayes.callbacks.runs import Document, RunCollector
 
 MOST_OPEN = 20
 MOST_BYTES_WAITING = 100_000_000
+BYTES = 8
+"""Of a number in a document that waits, about."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Intake:
             self._lane.put(lambda: then(pickle.dumps(run.collector)))
 
     def room(self, uid: str) -> float:
-        """Share of what is kept of a run at most that it may still give; lags behind while documents wait.
+        """Share of what is kept of a run at most that it may still give, documents that wait counted as numbers.
 
         Raises
         ------
@@ -118,7 +120,7 @@ class Intake:
             When no such run goes on.
         """
         with self._lock:
-            return self._going_on(uid).collector.room
+            return self._going_on(uid).collector.room(self._lane.held // BYTES)
 
     def close(self, timeout: float) -> None:
         """Hear nothing more; give up runs that go on, and let what was heard be collected."""

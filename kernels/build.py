@@ -338,12 +338,13 @@ class _Typed(ast.NodeTransformer):
         return ast.copy_location(ast.Name(self.names.get(node.id, node.id), node.ctx), node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        own = {argument.arg for argument in node.args.args} | {
+        arguments = [*node.args.posonlyargs, *node.args.args]
+        own = {argument.arg for argument in arguments} | {
             name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
         }
         names = {**self.names, **{name: _variable(name) for name in own}}
         _Typed(names, {name: n for name, n in self.whole.items() if name not in own}).generic_visit(node)
-        for argument in node.args.args:
+        for argument in arguments:
             argument.arg = _variable(argument.arg)
         node.name = self.names[node.name]
         node.body = [s for s in node.body if not _is_text(s)] or [ast.Pass()]
@@ -355,7 +356,7 @@ class _Typed(ast.NodeTransformer):
             return ast.copy_location(ast.Name("exp", node.ctx), node)
         if module in ("math", "np") and node.attr in ("pi", "e", "inf"):
             return ast.copy_location(_number(node), node)
-        return node
+        return self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         whole_power = (

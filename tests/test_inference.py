@@ -285,19 +285,19 @@ GOOD = Dataset(np.arange(10.0), np.arange(10.0))
         (lambda: models(counts=[1.5]), "counts must be different whole numbers from 0 up"),
         (lambda: models(background=True), "background must be None, 'constant'"),
         (lambda: models(background=1.7), "background must be None, 'constant'"),
-        (lambda: models(fixed={"sigma": -1}), "'peak1.sigma' is fixed at -1, which it cannot be"),
+        (lambda: answer(GOOD, models(fixed={"sigma": -1})), "width 'peak1.sigma' is fixed at -1"),
         (lambda: models(fixed={"sigma": "a"}), "parameter 'sigma' of a peak must be fixed at a number; got 'a'"),
         (
             lambda: models(fixed={"sigma": 1}, priors={"sigma": stats.norm(1, 0.1)}),
             "'sigma' has a prior and is fixed; give",
         ),
         (
-            lambda: models(priors={"sigma": stats.norm(0.3, 0.3)}),
-            r"peak1.sigma', norm\(0.3, 0.3\), allows values below",
+            lambda: answer(GOOD, models(priors={"sigma": stats.norm(0.3, 0.3)})),
+            r"peak1.sigma', norm\(0.3, 0.3\), allows values below zero, which a width cannot",
         ),
         (
             lambda: models("pseudo-voigt", priors={"fraction": stats.norm(0.5, 0.5)}),
-            "allows values outside of 0 to 1, which it cannot have",
+            "allows values outside of 0 to 1, which a fraction cannot have",
         ),
         (
             lambda: models("triangle"),
@@ -323,7 +323,7 @@ GOOD = Dataset(np.arange(10.0), np.arange(10.0))
         (lambda: dataset([[1.0], [2.0]], [1.0, 2.0]), "must have one dimension"),
         (lambda: dataset(["a", "b"], [1.0, 2.0]), "is not a list of numbers"),
         (lambda: dataset([1.0, 2.0], [1.0, 2.5], counts=True), "is not counts"),
-        (lambda: dataset([1.0, 2.0], [1.0, 2j]), r"y \('y'\) is complex"),
+        (lambda: dataset([1.0, 2.0], [1.0, 2j]), r"y \('y'\) is not a list of numbers: they are complex"),
         (lambda: dataset([1.0, 2.0], [1.0, 1e200]), r"y \('y'\) is 1e\+200 at point 1.*mask these points"),
         (lambda: dataset([1.0, 2.0], [1.0, 2.0], sigma="a"), "sigma of y .* is not a list of numbers"),
         (lambda: dataset([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], mask=[0, 1, 2]), "give one True or False for each point"),
@@ -341,7 +341,8 @@ def test_a_prior_that_is_no_continuous_distribution_is_a_type_error(prior: Any) 
 
 
 def test_a_narrow_normal_prior_of_a_width_is_taken() -> None:
-    assert peaks(priors={"sigma": stats.norm(0.3, 0.05)}).names[1] == "1 peak"
+    narrow = peaks(counts=[0, 1], priors={"sigma": stats.norm(0.3, 0.05)})
+    assert select(GOOD, narrow, settings=SHORT).names == ("no peak", "1 peak")
 
 
 def backwards(values: Any) -> Any:

@@ -392,17 +392,21 @@ def test_a_component_may_use_constants_helpers_branches_and_loops() -> None:
 
 
 def test_variables_of_a_component_may_be_called_like_constants_outside_or_like_what_the_kernels_use() -> None:
-    gamma, terms = 0.5, 3
+    gamma, terms, large = 0.5, 3, 6.02214076e23
 
-    def tail(u: float) -> float:
-        return math.exp(-gamma * u)
+    def spread(u: float) -> float:
+        return u
+
+    def tail(u: float, /) -> float:
+        z = 1.0 / (1.0 + 1j * u)
+        return math.exp(-gamma * u) + (z.real - z.imag) * large / 6.02214076e23
 
     @component
     def shape(x: float, center: float, gamma: float, F: float) -> float:  # noqa: N803
         exp = 0.0
         for i in range(1, terms + 1):
-            exp += tail(u=abs(x - center) * i) / (terms * gamma)
-        return exp + 0.1 * F
+            exp += tail(abs(x - center) * i) / (terms * gamma)
+        return spread(u=exp) + 0.1 * F
 
     same_curve_compiled(shape, ["gamma", "F"])
 

@@ -145,10 +145,10 @@ def test_an_array_that_every_event_repeats_takes_room_once(monkeypatch: pytest.M
         kept("event", event)
     patterns = kept.collected().patterns["primary"]["angles"]
     assert [pattern.tolist() for pattern in patterns] == [list(range(100))] * 20
-    assert kept.room == pytest.approx(1.0 - (100 + 19 * collector.REFERENCE + 20) / 1000)
+    assert kept.room() == pytest.approx(1.0 - (100 + 19 * collector.REFERENCE + 20) / 1000)
     for i in range(7):
         kept("event", bundle.compose_event(data={"angles": np.full(100, i)}, timestamps={"angles": 0.0}))
-    assert kept.room == 0.0
+    assert kept.room() == 0.0
     with pytest.raises(NothingToAnalyseError, match="more than 1000 numbers"):
         kept.collected()
 

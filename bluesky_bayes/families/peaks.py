@@ -8,6 +8,7 @@ from typing import Any
 from bluesky_bayes.candidates import Candidates, check_counts, family
 from bluesky_bayes.components import Component
 from bluesky_bayes.model import Slot
+from bluesky_bayes.priors import check_bounds, check_prior
 from bluesky_bayes.recipes import component_named, recipe_of
 from bluesky_bayes.shapes import PEAKS, gaussian_precision
 
@@ -64,9 +65,13 @@ def peaks(
     ('no peak', '1 peak', '2 peaks')
     """
     counts = check_counts(counts)
-    for name in priors or {}:
-        if name.rsplit(".", 1)[-1] in (fixed or {}):
+    numbers = {name for name, value in (fixed or {}).items() if not isinstance(value, Slot)}
+    for name, prior in (priors or {}).items():
+        base = name.rsplit(".", 1)[-1]
+        if base in numbers:
             raise ValueError(f"{name!r} has a prior and is fixed; give one of the two")
+        if shape == "pseudo-voigt" and base == "fraction":
+            check_bounds(name, check_prior(name, prior), 0.0, 1.0, "a fraction")
     arguments = {
         "shape": shape, "counts": counts, "background": background, "width": width, "shared": shared, "fixed": fixed,
         "ties": ties, "priors": priors, "probabilities": probabilities,

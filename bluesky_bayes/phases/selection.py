@@ -177,7 +177,15 @@ class PhaseSelection:
         return math.log(self.sets[0][1] / self.sets[1][1]) if len(self.sets) > 1 else math.inf
 
     def decisive(self, probability: float = 0.95) -> bool:
-        """Whether every phase is present or absent with this probability, and nothing stands against the answer."""
+        """Whether every phase is present or absent with this probability, and nothing stands against the answer.
+
+        Raises
+        ------
+        ValueError
+            For a probability that is not between 0 and 1.
+        """
+        if not 0 < probability < 1:
+            raise ValueError(f"probability must lie between 0 and 1; got {probability!r}")
         decided = all(phase.status == "present" or phase.probability <= 0.5 for phase in self.phases)
         return decided and self.probability >= probability and self.trustworthy
 

@@ -104,11 +104,6 @@ def _counting(
         yield from bps.trigger_and_read(detectors, name=bayes.analysis.stream)
         watch.end()
         n_counts += 1
-        room = bayes.room(uid)
-        if room < RESERVE + COUNTS_RESERVED * (1.0 - room) / n_counts:
-            yield from bps.checkpoint()
-            yield from record.put(_answer_row(None, FULL.format(n_counts), probability, watch.seconds, n_counts))
-            return
         if asked is not None and asked.done():
             error = asked.exception()
             found = None if error else asked.result()
@@ -118,6 +113,11 @@ def _counting(
             if row["decided"]:
                 return
             asked = None
+        room = bayes.room(uid)
+        if room < RESERVE + COUNTS_RESERVED * (1.0 - room) / n_counts:
+            yield from bps.checkpoint()
+            yield from record.put(_answer_row(None, FULL.format(n_counts), probability, watch.seconds, n_counts))
+            return
         if asked is None:
             asked, asked_at = bayes.so_far(uid), (watch.seconds, n_counts)
 
