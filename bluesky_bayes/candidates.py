@@ -102,7 +102,7 @@ class Kind:
     def __post_init__(self) -> None:
         """Check counts and names."""
         if self.counts is not None:
-            object.__setattr__(self, "counts", check_counts(self.counts))
+            object.__setattr__(self, "counts", listed_counts(self.counts))
         object.__setattr__(self, "noun", self.noun or self.component.name)
         names = [p.name for p in self.component.parameters]
         for name in (*self.shared, *self.fixed):
@@ -330,7 +330,7 @@ def plural(k: int, noun: str) -> str:
     return f"no {noun}" if k == 0 else f"{k} {noun}" if k == 1 else f"{k} {noun}s"
 
 
-def check_counts(counts: Any) -> list[int]:
+def listed_counts(counts: Any) -> list[int]:
     """Counts as a list.
 
     Raises
@@ -338,14 +338,13 @@ def check_counts(counts: Any) -> list[int]:
     ValueError
         When they are not different whole numbers from 0 up, one or more.
     """
-    listed = list(counts) if isinstance(counts, Iterable) and not isinstance(counts, str) else None
-    if not listed or not all(isinstance(k, int | np.integer) and k >= 0 for k in listed):
+    listed = list(counts) if isinstance(counts, Iterable) and not isinstance(counts, str) else []
+    whole = all(isinstance(k, int | np.integer) and k >= 0 for k in listed)
+    if not listed or not whole or len(set(listed)) != len(listed):
         raise ValueError(
-            f"counts must be different whole numbers from 0 up, such as range(0, 4), or [3] for three alone; got "
+            "counts must be different whole numbers from 0 up, such as range(0, 4), or [3] for three alone; got "
             f"{counts!r}"
         )
-    if len(set(listed)) != len(listed):
-        raise ValueError(f"counts must be different whole numbers from 0 up; got {listed}")
     return [int(k) for k in listed]
 
 

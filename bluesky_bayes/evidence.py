@@ -22,6 +22,7 @@ NO_CHANCE = 80.0
 """Beyond that an exponential soon leaves float32."""
 FEW = 10.0
 ROUNDED = 1e-12
+"""Relative difference of means that is rounding alone."""
 WORST_R_HAT = 1.1
 CONTRADICTORY = 2.0
 """Standard errors by which two estimates of the same evidence may differ."""
@@ -226,3 +227,9 @@ def _newton(lower: Array, upper: Array, c: Array) -> Array:
             return new
         c = new
     return c
+
+
+def check_probability(probability: float) -> None:
+    """Raise ValueError unless a probability can be asked for."""
+    if not 0 < probability < 1:
+        raise ValueError(f"probability must lie between 0 and 1; got {probability!r}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bluesky_bayes.dataset import Array, Dataset
-from bluesky_bayes.evidence import softmax
+from bluesky_bayes.evidence import check_probability, softmax
 from bluesky_bayes.noise import Noise
 from bluesky_bayes.posterior import Posterior
 from bluesky_bayes.sampler import Settings
@@ -153,8 +153,7 @@ class Selection:
         ValueError
             For a probability that is not between 0 and 1.
         """
-        if not 0 < probability < 1:
-            raise ValueError(f"probability must lie between 0 and 1; got {probability!r}")
+        check_probability(probability)
         gaps, errors = self._gaps()
         clear = bool(np.all(gaps > CLEAR * errors))
         return bool(self.probabilities[self.best_index] > probability) and clear and self.trustworthy

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 Table: TypeAlias = Mapping[str, Any]
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+Groups: TypeAlias = Mapping[str, tuple[Table, Arrays]]
 
 MARK, FORMAT = "bluesky_bayes_selection", 1
 """The attribute that marks a file as a selection, and the number of this format, which is its value."""
@@ -121,7 +122,7 @@ def load_selection(path: str | Path, components: Iterable[Component] = ()) -> Se
         ) from error
 
 
-def _read(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]]:
+def _read(path: Path) -> Groups:
     """Groups of a file whose content is as it was written."""
     import xarray as xr
 
@@ -134,7 +135,7 @@ def _read(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, npt.NDArray[A
     return groups
 
 
-def _digest(groups: Mapping[str, tuple[Table, Arrays]]) -> str:
+def _digest(groups: Groups) -> str:
     """SHA-256 of all content, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, (plain, arrays) in sorted(groups.items()):
@@ -146,9 +147,7 @@ def _digest(groups: Mapping[str, tuple[Table, Arrays]]) -> str:
     return digest.hexdigest()
 
 
-def _selection_of(
-    groups: Mapping[str, tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]], functions: Mapping[str, PlainFunction]
-) -> Selection:
+def _selection_of(groups: Groups, functions: Mapping[str, PlainFunction]) -> Selection:
     plain, arrays = groups["/"]
     evidence = zip(arrays["log_evidence"], arrays["log_evidence_error"], strict=True)
     posteriors = tuple(

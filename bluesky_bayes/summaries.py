@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -204,14 +204,10 @@ def edges_of(model: Model, z: Array) -> list[str]:
     """Parameters that press against an edge of their prior which is not a natural one (zero, or a fraction's one)."""
     from scipy.special import ndtri
 
-    near, draws = -float(ndtri(EDGE)), tuple(range(z.ndim - 1))
-    low_share, high_share = np.mean(z < -near, axis=draws), np.mean(z > near, axis=draws)
     pressed = []
-    for (name, prior), below, above in zip(model.priors.items(), low_share, high_share, strict=True):
-        if max(below, above) <= PRESSED or name.endswith("fraction"):
+    for name, (low, high), below, above in _beyond(model, z, -float(ndtri(EDGE))):
+        if name.endswith("fraction"):
             continue
-        assert prior is not None
-        low, high = prior.support()
         if below > PRESSED and np.isfinite(low) and low != 0.0:
             pressed.append(f"{name} at the lower edge {low:g}")
         elif above > PRESSED and np.isfinite(high):
@@ -221,15 +217,21 @@ def edges_of(model: Model, z: Array) -> list[str]:
 
 def far_out_of(model: Model, z: Array) -> list[str]:
     """Parameters so far out in a prior without an edge there that sampling, which cuts it off, may miss the rest."""
+    return [
+        f"{name} beyond {FAR_OUT:g} standard deviations"
+        for name, edges, below, above in _beyond(model, z, FAR_OUT)
+        if np.isinf(edges[int(above > below)])
+    ]
+
+
+def _beyond(model: Model, z: Array, score: float) -> Iterator[tuple[str, tuple[float, float], float, float]]:
+    """Parameters with many draws beyond a normal score: edges of their priors, shares below minus it and above it."""
     draws = tuple(range(z.ndim - 1))
-    low_share, high_share = np.mean(z < -FAR_OUT, axis=draws), np.mean(z > FAR_OUT, axis=draws)
-    found = []
+    low_share, high_share = np.mean(z < -score, axis=draws), np.mean(z > score, axis=draws)
     for (name, prior), below, above in zip(model.priors.items(), low_share, high_share, strict=True):
         if max(below, above) > PRESSED:
             assert prior is not None
-            if np.isinf(prior.support()[int(above > below)]):
-                found.append(f"{name} beyond {FAR_OUT:g} standard deviations")
-    return found
+            yield name, prior.support(), below, above
 
 
 def effective_size(values: Array) -> Array:

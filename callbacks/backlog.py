@@ -216,7 +216,7 @@ class Lane:
         """
         size = size_of(piece)
         with self._giving:
-            held = self._given - self._taken
+            held = self.held
             if self._closed or (held and held + size > self._capacity and not must):
                 return False
             self._given += size

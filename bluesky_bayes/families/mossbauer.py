@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from bluesky_bayes.candidates import Candidates, Kind, check_counts, combinations
+from bluesky_bayes.candidates import Candidates, Kind, combinations, listed_counts
 from bluesky_bayes.components import Component, component
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import softmax
@@ -246,7 +246,7 @@ def mossbauer(
     ('none', '1 sextet', '1 doublet', '1 doublet + 1 sextet')
     """
     asked = {"singlet": singlets, "doublet": doublets, "sextet": sextets}
-    counts = {noun: check_counts(numbers) for noun, numbers in asked.items()}
+    counts = {noun: listed_counts(numbers) for noun, numbers in asked.items()}
     arguments = {
         **{f"{noun}s": k for noun, k in counts.items()}, "lines": lines, "ratios": ratios, "background": background,
         "priors": priors, "shared": shared, "fixed": fixed, "ties": ties, "probabilities": probabilities,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bluesky_bayes.candidates import Candidates, check_counts, family
+from bluesky_bayes.candidates import Candidates, family, listed_counts
 from bluesky_bayes.components import Component
 from bluesky_bayes.model import Slot
 from bluesky_bayes.recipes import component_named, recipe_of
@@ -51,7 +51,7 @@ def own(
     >>> own("bluesky_bayes.shapes:lorentzian", counts=[1, 2], noun="resonance").names
     ('1 resonance', '2 resonances')
     """
-    counts = check_counts(counts)
+    counts = listed_counts(counts)
     arguments = {
         "shape": shape, "counts": counts, "noun": noun, "background": background, "shared": shared, "fixed": fixed,
         "ties": ties, "priors": priors, "probabilities": probabilities,

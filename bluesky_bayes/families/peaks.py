@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bluesky_bayes.candidates import Candidates, check_counts, family
+from bluesky_bayes.candidates import Candidates, family, listed_counts
 from bluesky_bayes.components import Component
 from bluesky_bayes.model import Slot
 from bluesky_bayes.priors import check_bounds, check_prior
@@ -64,7 +64,7 @@ def peaks(
     >>> peaks("lorentzian", counts=range(0, 3)).names
     ('no peak', '1 peak', '2 peaks')
     """
-    counts = check_counts(counts)
+    counts = listed_counts(counts)
     numbers = {name for name, value in (fixed or {}).items() if not isinstance(value, Slot)}
     for name, prior in (priors or {}).items():
         base = name.rsplit(".", 1)[-1]

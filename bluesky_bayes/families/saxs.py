@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.optimize import nnls
 
-from bluesky_bayes.candidates import Candidates, Kind, check_counts, combinations
+from bluesky_bayes.candidates import Candidates, Kind, combinations, listed_counts
 from bluesky_bayes.components import Component, Parameter, PlainFunction, capture, component
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.kernels.math import exp
@@ -352,8 +352,8 @@ def saxs(
     >>> saxs({"sphere": [1, 2], "power law": [0, 1]}).names[-1]
     '2 spheres + 1 power law'
     """
-    numbers = None if counts is None else check_counts(counts)
-    if numbers is not None and min(numbers, default=0) < 1:
+    numbers = None if counts is None else listed_counts(counts)
+    if numbers is not None and min(numbers) < 1:
         raise ValueError(f"counts of populations must be 1 or more; got {numbers}")
     if isinstance(shapes, Mapping):
         plain: Any = {name: list(some) for name, some in shapes.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from bluesky_bayes.candidates import Candidates, check_counts, family
+from bluesky_bayes.candidates import Candidates, family, listed_counts
 from bluesky_bayes.components import Component, component
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.kernels.math import exp
@@ -174,7 +174,7 @@ def xps(
     >>> xps("doniach-sunjic", counts=[1], orbital="f", fixed={"splitting": 3.67}).models[0].parameters
     ('doublet1.amplitude', 'doublet1.center', 'doublet1.gamma', 'doublet1.asymmetry', 'doublet.scattering', 'constant')
     """
-    counts, given, numbers = check_counts(counts), dict(priors or {}), dict(fixed or {})
+    counts, given, numbers = listed_counts(counts), dict(priors or {}), dict(fixed or {})
     arguments = {
         "shape": shape, "counts": counts, "orbital": orbital, "background": background, "shared": shared,
         "fixed": fixed, "ties": ties, "priors": priors, "probabilities": probabilities,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bluesky_bayes.candidates import Candidates, check_counts, family
+from bluesky_bayes.candidates import Candidates, family, listed_counts
 from bluesky_bayes.components import component
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.kernels.math import exp
@@ -205,7 +205,7 @@ def xrd(
     >>> candidates.models[0].parameters
     ('peak1.amplitude', 'peak1.center', 'peak.fwhm', 'peak1.fraction', 'constant')
     """
-    counts = check_counts(counts)
+    counts = listed_counts(counts)
     arguments = {
         "counts": counts, "radiation": radiation, "ratio": ratio, "width": width, "background": background,
         "priors": priors, "shared": shared, "fixed": fixed, "ties": ties, "probabilities": probabilities,

@@ -16,6 +16,7 @@ from scipy.linalg import solve_triangular
 
 from bluesky_bayes.blas import one_blas_thread
 from bluesky_bayes.dataset import Array, Dataset, Origin
+from bluesky_bayes.evidence import check_probability
 from bluesky_bayes.phases.fitting import Beliefs, Fitter, Joint
 from bluesky_bayes.phases.forward import lines_of, widths_at
 from bluesky_bayes.phases.library import Library
@@ -184,8 +185,7 @@ class PhaseSelection:
         ValueError
             For a probability that is not between 0 and 1.
         """
-        if not 0 < probability < 1:
-            raise ValueError(f"probability must lie between 0 and 1; got {probability!r}")
+        check_probability(probability)
         decided = all(phase.status == "present" or phase.probability <= 0.5 for phase in self.phases)
         return decided and self.probability >= probability and self.trustworthy
 

@@ -13,8 +13,9 @@ from bluesky.utils import MsgGenerator
 
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.decisions import decide, seconds_left
+from bluesky_bayes.evidence import check_probability
 from bluesky_bayes.plans.records import DECISION, Record, in_run
-from bluesky_bayes.plans.waiting import SECONDS_TO_WAIT, Stopwatch, check_probability, too_little, wait_for_result
+from bluesky_bayes.plans.waiting import SECONDS_TO_WAIT, Stopwatch, too_little, wait_for_result
 from bluesky_bayes.selection import Selection
 
 RESERVE, COUNTS_RESERVED = 0.05, 2.0

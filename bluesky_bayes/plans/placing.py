@@ -15,9 +15,10 @@ from bluesky.utils import MsgGenerator
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.dataset import FEWEST_POINTS
 from bluesky_bayes.decisions import decide
+from bluesky_bayes.evidence import check_probability
 from bluesky_bayes.information import NextPoint, evenly, next_points
 from bluesky_bayes.plans.records import DECISION, Record, in_run
-from bluesky_bayes.plans.waiting import SECONDS_TO_WAIT, check_probability, too_little, wait_for, wait_for_result
+from bluesky_bayes.plans.waiting import SECONDS_TO_WAIT, too_little, wait_for, wait_for_result
 from bluesky_bayes.selection import Selection
 
 ANSWER = {"n_points": "integer", **DECISION, "next_position": "number", "expected_gain": "number"}

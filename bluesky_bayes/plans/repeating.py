@@ -19,12 +19,12 @@ from bluesky_bayes.decisions import (
     next_position,
     seconds_left,
 )
+from bluesky_bayes.evidence import check_probability
 from bluesky_bayes.plans.records import DECISION, Record, in_run, own
 from bluesky_bayes.plans.waiting import (
     SECONDS_TO_WAIT,
     Stopwatch,
     analysed,
-    check_probability,
     check_scan,
     wait_for,
 )

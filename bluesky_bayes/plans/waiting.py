@@ -195,9 +195,3 @@ def too_little(error: BaseException) -> str:
     if isinstance(error, NothingToAnalyseError) or not isinstance(error, ValueError):
         raise error
     return str(error)
-
-
-def check_probability(probability: float) -> None:
-    """Raise unless a probability can be asked for."""
-    if not 0 < probability < 1:
-        raise ValueError(f"probability must lie between 0 and 1; got {probability:g}")
