@@ -6,6 +6,7 @@ out, and compilation is told apart. Runs that are finished stay in the file of `
 """
 
 import argparse
+import functools
 import json
 import logging
 import math
@@ -253,10 +254,11 @@ def nautilus(question: Question) -> Tool:
     return None, sample
 
 
-def blackjax(question: Question) -> Tool:
+def blackjax(question: Question, n_runs: int = 1) -> Tool:
     """Adaptive tempering with independent proposals fitted to the particles.
 
-    4000 particles, 50 moves, half the effective sample size: the Sampling Book's numbers.
+    4000 particles, 50 moves, half the effective sample size: the Sampling Book's numbers. The mean evidence of several
+    runs is as exact as that of one with so many times the particles, and takes less time: they fit the cache.
     """
     import blackjax
     import jax
@@ -332,7 +334,11 @@ def blackjax(question: Question) -> Tool:
     def first() -> None:
         compiled.append(jax.jit(run).lower(*arguments(0)).compile())
 
-    return first, lambda seed: (float(compiled[0](*arguments(seed))), None)
+    def sample(seed: int) -> tuple[float, float | None]:
+        each = [float(compiled[0](*arguments(n_runs * seed + run))) for run in range(n_runs)]
+        return float(special.logsumexp(each) - math.log(n_runs)), None
+
+    return first, sample
 
 
 def reddemcee(question: Question) -> Tool:
@@ -414,6 +420,7 @@ TOOLS: dict[str, Callable[[Question], Tool]] = {
     "ultranest": ultranest,
     "nautilus": nautilus,
     "blackjax": blackjax,
+    "blackjax, 16 runs": functools.partial(blackjax, n_runs=16),
     "reddemcee": reddemcee,
     "pymc": pymc,
 }

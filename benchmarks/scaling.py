@@ -1,6 +1,7 @@
 """How the time of an answer grows with points, peaks, models and data sets, what threads save, and the peak memory."""
 
 import argparse
+import contextlib
 import functools
 import os
 import statistics
@@ -34,6 +35,16 @@ select(*question(100, {k}), settings=FEW)
 before = used()
 select(*question({n}, {k}), settings=FEW)
 print(before, used())
+"""
+
+PROCESS = """
+import sys, time
+sys.path.insert(0, {folder!r})
+from scaling import six_models
+for _ in sys.stdin:
+    start = time.perf_counter()
+    six_models(1)
+    print(time.perf_counter() - start, flush=True)
 """
 
 
@@ -117,22 +128,48 @@ def many(n_sets: int, threads: int = 1) -> None:
     select_many([question(300, 2, seed)[0] for seed in range(n_sets)], candidates, noise, threads=threads)
 
 
+def six_models(threads: int) -> None:
+    """An answer to how many peaks of none to five."""
+    data, _, noise = question(300, 3)
+    select(data, peaks(counts=range(6)), noise, threads=threads)
+
+
 def print_threads(repeats: int) -> None:
-    """Print wall times with one thread and with two."""
+    """Print wall times with one thread and with two, by turns."""
     load = os.getloadavg()[0]
     print(f"\nThreads, wall time; load before: {load:.2f}{'' if load < 0.3 else ', NOT QUIET: measure again'}")
-    data, _, noise = question(300, 3)
     cases: dict[str, Callable[[int], Any]] = {
         "1 data set, 3 peaks": lambda threads: select(*question(300, 3), threads=threads),
-        "1 data set, 0 to 5 peaks": lambda threads: select(data, peaks(counts=range(6)), noise, threads=threads),
+        "1 data set, 0 to 5 peaks": six_models,
         "16 data sets, 2 peaks": lambda threads: many(16, threads),
     }
     for name, call in cases.items():
-        one, two = (
-            [seconds(time.perf_counter, functools.partial(call, threads)) for _ in range(repeats)] for threads in (1, 2)
-        )
+        turns = [
+            [seconds(time.perf_counter, functools.partial(call, threads)) for threads in (1, 2)] for _ in range(repeats)
+        ]
+        one, two = zip(*turns, strict=True)
         ratio = statistics.median(one) / statistics.median(two)
         print(f"  {name:24} one {spread(one)}, two {spread(two)}: {ratio:.2f} times as fast")
+    print_processes(repeats)
+
+
+def print_processes(repeats: int) -> None:
+    """Print how much two processes do that share nothing but the machine: what two threads could do at most."""
+    program = PROCESS.format(folder=os.path.dirname(os.path.abspath(__file__)))
+    with contextlib.ExitStack() as stack:
+        run = functools.partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        processes = [stack.enter_context(run([sys.executable, "-c", program])) for _ in range(2)]
+
+        def side_by_side(some: Sequence[subprocess.Popen[str]]) -> float:
+            for process in some:
+                print(file=process.stdin)
+            return statistics.fmean(float(process.stdout.readline()) for process in some if process.stdout)
+
+        side_by_side(processes)
+        turns = [(side_by_side(processes[:1]), side_by_side(processes)) for _ in range(repeats)]
+        one, two = zip(*turns, strict=True)
+    ratio = 2.0 * statistics.median(one) / statistics.median(two)
+    print(f"  {'in two processes':24} one {spread(one)}, both {spread(two)}: {ratio:.2f} times as much")
 
 
 def print_memory(n: int, k: int) -> None:

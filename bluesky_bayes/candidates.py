@@ -50,6 +50,10 @@ class Candidates:
         object.__setattr__(self, "models", models)
         object.__setattr__(self, "probabilities", tuple(float(w) for w in weights / weights.sum()))
 
+    def __repr__(self) -> str:
+        """Names of the models."""
+        return f"<Candidates: {', '.join(self.names)}>"
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the models."""

@@ -139,6 +139,11 @@ class Dataset:
         object.__setattr__(self, "units", dict(self.units))
         object.__setattr__(self, "notes", tuple(dict.fromkeys((*self.notes, *notes))))
 
+    def __repr__(self) -> str:
+        """How many points of what, and where."""
+        what = f"{self.label('y')} against {self.label('x')}"
+        return f"<Dataset: {self.n} points, {what} from {self.x[0]:.6g} to {self.x[-1]:.6g}>"
+
     @property
     def n(self) -> int:
         """Number of points."""

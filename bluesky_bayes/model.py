@@ -100,6 +100,10 @@ class Model:
             if prior is not None:
                 check_prior(name, prior)
 
+    def __repr__(self) -> str:
+        """Name and parameters."""
+        return f"<Model {self.name!r}: {', '.join(self.parameters) or 'no parameters'}>"
+
     def check_widths(self) -> None:
         """Raise ValueError where a width is, or may well be, negative."""
         for term in self.terms:

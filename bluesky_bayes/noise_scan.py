@@ -58,6 +58,11 @@ class NoiseScan:
     prior_probabilities: Array
     problems: tuple[tuple[str, ...], ...]
 
+    def __repr__(self) -> str:
+        """What is most probable."""
+        model, sigma = self.best
+        return f"<NoiseScan: {model} at a standard deviation of {sigma:.4g} is most probable>"
+
     @property
     def best(self) -> tuple[str, float]:
         """Model and standard deviation that are most probable together."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import WORST_R_HAT
 from bluesky_bayes.model import Model
+from bluesky_bayes.tables import with_error
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -203,6 +204,11 @@ class Posterior:
     derived: Mapping[str, Array]
     fit: Fit
     diagnostics: Diagnostics
+
+    def __repr__(self) -> str:
+        """Model and evidence."""
+        evidence = with_error(self.log_evidence, self.log_evidence_error)
+        return f"<Posterior of {self.model.name!r}: log evidence {evidence}, {len(self.draws)} parameters>"
 
     @property
     def warnings(self) -> tuple[str, ...]:

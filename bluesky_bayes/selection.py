@@ -64,6 +64,10 @@ class Selection:
     settings: Settings = field(default_factory=Settings)
     standings: tuple[Standing, ...] = ()
 
+    def __repr__(self) -> str:
+        """The answer in words: it holds too many numbers to print."""
+        return f"<Selection: {self.verdict}>"
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the models."""

@@ -107,6 +107,10 @@ class FrameSeries:
     at: Array
     label: str = "frame"
 
+    def __repr__(self) -> str:
+        """The answer in words."""
+        return f"<FrameSeries: {self.verdict}>"
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the models."""

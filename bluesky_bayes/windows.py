@@ -31,6 +31,10 @@ class WindowScan:
     windows: tuple[tuple[float, float], ...]
     selections: tuple[Selection, ...]
 
+    def __repr__(self) -> str:
+        """The answer in words."""
+        return f"<WindowScan: {self.verdict}>"
+
     @property
     def never(self) -> tuple[str, ...]:
         """Models that are out in every window."""

@@ -373,7 +373,9 @@ def test_phases_of_a_simulated_mixture_are_found_and_no_others(
     library: Library, by_name: dict[str, Structure], seed: int
 ) -> None:
     made = MIXTURES[seed]
-    answer = search(simulate([(by_name[name], weight) for name, weight in made.items()], seed), library)
+    pattern = simulate([(by_name[name], weight) for name, weight in made.items()], seed)
+    answer = search(pattern, library)
+    assert repr(answer) == f"<PhaseSelection: {answer.verdict}>"
     assert {phase.structure.name for phase in answer.present} == set(made)
     assert all(phase.share < 0.05 for phase in answer.undecided)
     for phase in answer.present:
@@ -382,6 +384,18 @@ def test_phases_of_a_simulated_mixture_are_found_and_no_others(
     assert answer.sets[0][1] > 0.5
     assert answer.trustworthy, answer.warnings
     assert all(name in answer.verdict for name in made)
+
+
+def test_structures_and_patterns_are_a_line_of_words_at_the_prompt(
+    library: Library, by_name: dict[str, Structure]
+) -> None:
+    pattern = simulate([(by_name["magnetite"], 1.0)], 2, span=(10.0, 90.0, 0.02))
+    n = pattern.two_theta.size
+    assert repr(pattern) == f"<Pattern {pattern.name!r}: {n} points from 10 to {pattern.two_theta[-1]:g} degrees>"
+    assert repr(by_name["halite"]).startswith("<Structure 'halite': ")
+    assert (
+        repr(library) == f"<Library: {len(library.structures)} structures, spacings from {library.d_min:.4g} Angstrom>"
+    )
 
 
 def test_a_third_of_calcite_is_found_at_low_counts(library: Library, by_name: dict[str, Structure]) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from rich.console import Console
 
-from bluesky_bayes import Selection
+from bluesky_bayes import Candidates, FrameSeries, NoiseScan, Selection
 from bluesky_bayes.tables import rounded, selection_table, with_error
+from bluesky_bayes.windows import WindowScan
 
 MakeSelection = Callable[..., Selection]
 
@@ -76,3 +78,19 @@ def test_every_line_fits_into_80_columns(make_selection: MakeSelection, counts: 
     text = printed(make_selection((-44000.0, -40.0, -41.0, -44.0), counts=counts))
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
+
+
+def test_a_result_at_the_prompt_is_a_line_of_words_and_not_all_its_numbers(make_selection: MakeSelection) -> None:
+    selection = make_selection((-90.0, -40.0, -45.0))
+    assert repr(selection) == f"<Selection: {selection.verdict}>"
+    assert repr(selection.data) == "<Dataset: 41 points, det (V) against motor (mm) from -1 to 1>"
+    model = "<Model '1 peak': peak1.amplitude, peak1.center, peak1.sigma, constant>"
+    assert repr(selection.best.model) == model
+    assert repr(selection.best) == "<Posterior of '1 peak': log evidence -40.000 ± 0.050, 4 parameters>"
+    assert repr(Candidates(tuple(p.model for p in selection.posteriors))) == "<Candidates: no peak, 1 peak, 2 peaks>"
+    series = FrameSeries((selection, selection), np.arange(2.0))
+    assert repr(series) == f"<FrameSeries: {series.verdict}>"
+    assert repr(WindowScan(((0.0, 1.0),), (selection,))).startswith("<WindowScan: the answer does not depend")
+    levels = np.array([[-3.0, -1.0], [-4.0, -2.0]])
+    scan = NoiseScan(("1 peak", "2 peaks"), np.array([0.1, 0.2]), levels, 0.0 * levels, np.full(2, 0.5), ((), ()))
+    assert repr(scan) == "<NoiseScan: 1 peak at a standard deviation of 0.2 is most probable>"

@@ -58,6 +58,10 @@ class Library:
     left_out: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
 
+    def __repr__(self) -> str:
+        """How many structures, and how far."""
+        return f"<Library: {len(self.structures)} structures, spacings from {self.d_min:.4g} Angstrom>"
+
     @classmethod
     def from_folder(
         cls, folder: str | Path, radiation: str | float | Radiation = "CuKa", d_min: float = D_MIN

@@ -108,6 +108,11 @@ class Pattern:
         ):
             object.__setattr__(self, field, value)
 
+    def __repr__(self) -> str:
+        """How many points, and where."""
+        low, high = self.two_theta[0], self.two_theta[-1]
+        return f"<Pattern {self.name!r}: {self.two_theta.size} points from {low:g} to {high:g} degrees>"
+
     @property
     def d_min(self) -> float:
         """Smallest spacing in range, with a margin for cells that differ from the library's, Angstrom."""

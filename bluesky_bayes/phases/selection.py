@@ -257,6 +257,10 @@ class PhaseSelection:
             parts.append(f"{_percent(self.amorphous)} of the intensity is in broad halos: amorphous or unknown")
         return ". ".join(parts) + "."
 
+    def __repr__(self) -> str:
+        """The answer in words."""
+        return f"<PhaseSelection: {self.verdict}>"
+
     def __str__(self) -> str:
         """The verdict, and what stands against it."""
         return "\n".join((self.verdict, *(f"Warning: {warning}" for warning in self.warnings)))

@@ -161,6 +161,10 @@ class PhaseSeries:
         text = f"{self.label} {self.at[int(np.argmax(chances))]:g}"
         return text + (f" ({self.at[low]:g} to {self.at[high]:g})" if low != high else "")
 
+    def __repr__(self) -> str:
+        """The answer in words."""
+        return f"<PhaseSeries: {self.verdict}>"
+
     def __str__(self) -> str:
         """The verdict, and what stands against it."""
         return "\n".join((self.verdict, *(f"Warning: {warning}" for warning in self.warnings)))

@@ -61,6 +61,10 @@ class Structure:
     power: Array
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Name, formula and lattice."""
+        return f"<Structure {self.name!r}: {self.formula}, {self.lattice}, {self.q.size} lines>"
+
     @property
     def volume(self) -> float:
         """Of the unit cell, Angstrom^3."""
