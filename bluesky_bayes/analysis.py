@@ -371,6 +371,8 @@ def _noise_table(noise: Noise) -> dict[str, Any]:
 
 
 def _plain(values: Any) -> Any:
+    if isinstance(values, bool):
+        return values
     return float(values) if np.ndim(values) == 0 else [float(v) for v in values]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from bluesky_bayes.components import Component
 from bluesky_bayes.dataset import Dataset
 from bluesky_bayes.model import MIDDLE, Model, Slot, Term
-from bluesky_bayes.noise import Noise
+from bluesky_bayes.noise import SIGMA, Noise
 from bluesky_bayes.priors import Prior, check_prior
 from bluesky_bayes.shapes import constant, power
 
@@ -270,6 +270,13 @@ def _combined(
     }
     holding = {name: slot for name, slot in ties.items() if name in own and slot.parameter in own | {None}}
     tied = {label.split(".")[0] for name, slot in holding.items() for label in (name, slot.parameter or name)}
+    owners = {
+        slot.parameter: kind
+        for kind, k in zip(kinds, counts, strict=True)
+        for term in kind.terms(k, {})
+        for slot in term.slots
+        if slot.parameter is not None
+    }
     terms: list[Term] = []
     table: dict[str, Prior | None] = {}
     groups: list[tuple[int, ...]] = []
@@ -280,7 +287,7 @@ def _combined(
         terms += new
         for slot in (slot for term in new for slot in term.slots):
             if slot.parameter is not None and slot.parameter not in holding:
-                table.setdefault(slot.parameter, kind.prior(given, slot.parameter))
+                table.setdefault(slot.parameter, owners.get(slot.parameter, kind).prior(given, slot.parameter))
     for slot in (slot for term in background for slot in term.slots):
         if slot.parameter is not None:
             table[slot.parameter] = given.get(slot.parameter)
@@ -322,7 +329,10 @@ def _check_priors(kinds: Sequence[Kind], models: Sequence[Model], given: Mapping
             accepted |= {p.name, f"{kind.component.name}.{p.name}", f"{kind.noun}.{p.name}"}
     unknown = sorted(set(given) - accepted)
     if unknown:
-        raise ValueError(f"priors name {unknown[0]!r}, which no model here has; they may name {_listed(accepted)}")
+        noise = "; that of an unknown noise is given as Gaussian(prior=...)" if unknown[0] == SIGMA else ""
+        raise ValueError(
+            f"priors name {unknown[0]!r}, which no model here has; they may name {_listed(accepted)}{noise}"
+        )
 
 
 def _listed(names: set[str]) -> str:

@@ -311,6 +311,11 @@ def component(
     arguments = list(inspect.signature(function).parameters)
     if not arguments or arguments[0] != "x":
         raise ValueError(f"the first argument of component {function.__name__!r} must be x; got {arguments[:1]}")
+    if amplitude in arguments:
+        raise ValueError(
+            f"component {function.__name__!r} has an argument {amplitude!r}, which is what models multiply it by: "
+            'leave it out of the function, or call the factor otherwise, with @component(amplitude="height")'
+        )
     roles, units = dict(roles or {}), dict(units or {})
     unknown = [key for key in (*roles, *units) if key not in (*arguments[1:], amplitude, *(derived or {}))]
     if unknown:

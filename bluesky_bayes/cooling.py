@@ -283,5 +283,5 @@ def _weighed(kernels: Any, task: Task, start: Start, z: Array, spread: Spread, r
 
 
 def group_sizes(task: Task) -> Array:
-    """Parameters in each group of step sizes."""
-    return np.bincount(task.step_group, minlength=1).astype(np.float64)
+    """Parameters in each group of step sizes; one where there are none."""
+    return np.maximum(np.bincount(task.step_group, minlength=1), 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -73,7 +73,8 @@ class Dataset:
         What one unit of the model's rate is multiplied by to give expected counts
         (counting time, monitor). Positive. Only meaningful for counts.
     mask : (n,) array_like of bool, optional
-        True where a point is to be used. Masked points are left out.
+        True where a point is to be used. Masked points are left out, and so are those of masked arrays
+        (`numpy.ma`), where True means masked.
     units : mapping, optional
         Units of the axes, for example ``{"x": "keV", "y": "counts"}``.
     origin : Origin, optional
@@ -81,12 +82,10 @@ class Dataset:
     notes : tuple of str
         What was done to the points before.
 
-    Attributes
-    ----------
     rows : (n,) int64
-        Which of the points that were given each is.
+        Which of the points that were given each is; filled in, and kept by `dataclasses.replace`.
     n_given : int
-        How many points were given.
+        How many points were given; filled in.
 
     Raises
     ------
@@ -108,8 +107,8 @@ class Dataset:
     units: Mapping[str, str] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
     notes: tuple[str, ...] = ()
-    rows: npt.NDArray[np.intp] = field(init=False, repr=False)
-    n_given: int = field(init=False, repr=False)
+    rows: npt.NDArray[np.intp] = field(default_factory=lambda: np.arange(0))
+    n_given: int = 0
 
     def __post_init__(self) -> None:
         """Check every field, drop masked points and put the rest in order."""
@@ -120,6 +119,9 @@ class Dataset:
         sigma = _beside(self.sigma, x.size, f"sigma of y ({y_name})")
         exposure = _beside(self.exposure, x.size, f"exposure of y ({y_name})")
         keep = _mask(self.mask, x.size)
+        for values in (self.x, self.y, self.sigma, self.exposure):
+            if isinstance(values, np.ma.MaskedArray):
+                keep &= ~np.ma.getmaskarray(values)
         x, y = x[keep], y[keep]
         sigma = None if sigma is None else sigma[keep]
         exposure = None if exposure is None else exposure[keep]
@@ -129,14 +131,15 @@ class Dataset:
         if self.counts:
             check_counts(y, y_name)
         order, notes = _order(x, x_name)
-        object.__setattr__(self, "rows", _frozen(np.flatnonzero(keep)[order]))
-        object.__setattr__(self, "n_given", keep.size)
+        rows, known = np.flatnonzero(keep)[order], self.n_given > 0 and self.rows.size == keep.size
+        object.__setattr__(self, "rows", _frozen(self.rows[rows] if known else rows))
+        object.__setattr__(self, "n_given", self.n_given if known else keep.size)
         object.__setattr__(self, "x", _frozen(x[order]))
         object.__setattr__(self, "y", _frozen(y[order]))
         object.__setattr__(self, "sigma", None if sigma is None else _frozen(sigma[order]))
         object.__setattr__(self, "exposure", None if exposure is None else _frozen(exposure[order]))
         object.__setattr__(self, "mask", None)
-        object.__setattr__(self, "units", dict(self.units))
+        object.__setattr__(self, "units", _units(self.units))
         object.__setattr__(self, "notes", tuple(dict.fromkeys((*self.notes, *notes))))
 
     def __repr__(self) -> str:
@@ -148,6 +151,10 @@ class Dataset:
     def n(self) -> int:
         """Number of points."""
         return self.x.size
+
+    def settled(self) -> Dataset:
+        """The same points as if they had been given in their order."""
+        return replace(self, rows=np.arange(0), n_given=0)
 
     def arranged(self, values: Array, name: str) -> Array:
         """Numbers that were given for the points, in their order as it is now.
@@ -204,7 +211,7 @@ def check_counts(y: Array, y_name: str) -> None:
     if bad.size:
         raise ValueError(
             f"y ({y_name}) is not counts: {bad.size} of {y.size} values are negative or not whole, the first is "
-            f"{y[bad[0]]:g}; for Poisson noise give raw counts (not rates), or use Gaussian noise"
+            f"{y[bad[0]]:.17g}; for Poisson noise give raw counts (not rates), or use Gaussian noise"
         )
 
 
@@ -227,6 +234,12 @@ def _beside(values: Any, n: int, name: str) -> Array | None:
     if column.size != n:
         raise ValueError(f"{name} has {column.size} values for {n} points; give one for each point or one number")
     return column
+
+
+def _units(units: Any) -> dict[str, str]:
+    if not isinstance(units, Mapping):
+        raise ValueError(f'units must be given by axis, such as {{"x": "mm", "y": "counts"}}; got {units!r}')
+    return dict(units)
 
 
 def _mask(mask: Any, n: int) -> BoolArray:

@@ -21,7 +21,7 @@ PROPOSALS = 4
 class Independence(Sampler):
     """Chains whose every proposal is a draw of the reference, and evidence by the weights of all of these."""
 
-    name, words = "independence", "independent draws"
+    name, words, proposals = "independence", "independent draws", PROPOSALS
 
     def init(self, path: Path, cooling: Cooling, rng: np.random.Generator) -> State:
         """A draw of the posterior."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Hashable, Iterator, Sequence
@@ -138,6 +139,8 @@ def select_many(
     _check_options(seed, start, threads)
     settings = _settings(settings, error, budget)
     chosen, where = _sampler(sampler), device_of(device)
+    if isinstance(data, Dataset):
+        raise ValueError("select_many takes a sequence of data sets; for one there is select")
     questions = [_Question.of(d, candidates, noise) for d in data]
     with _crew(threads, where) as crew, one_blas_thread():
         answers = {i: _solved(q, settings, seed, sampler) for i, q in enumerate(questions) if q.solved_by(sampler)}
@@ -301,8 +304,7 @@ class _Question:
         _check_points(data)
         if any(term.block for model in candidates.models for term in model.terms):
             raise ValueError("these models are for one data set: every term must have block=0")
-        noise = noise_for(data, noise)
-        data = replace(data)  # noise has the order of these points from now on
+        noise, data = noise_for(data, noise), data.settled()
         candidates = candidates.resolved(data, noise)
         for model in candidates.models:
             model.check_widths()
@@ -331,10 +333,13 @@ class _Question:
         """A job for each model, begun at the posterior of the model of that name in `start`."""
         _check_terms(self.candidates, MOST_TERMS)
         found, kernels = [], where.kernels(self.single)
+        stream = f"{seed}/{hashlib.sha256(self.data.x.tobytes() + self.data.y.tobytes()).hexdigest()}"
         for model, probability in zip(self.candidates.models, self.candidates.probabilities, strict=True):
             task = make_task([self.block], model, self.single)
             earlier = _earlier(start, model, task)
-            found.append(Job(kernels, task, settings, seed, model, sampler, earlier, from_prior, math.log(probability)))
+            found.append(
+                Job(kernels, task, settings, stream, model, sampler, earlier, from_prior, math.log(probability))
+            )
         return found
 
 
@@ -423,18 +428,20 @@ def _notes(question: _Question, jobs: Sequence[Job]) -> Iterator[str]:
     """What was assumed, in sentences: noise, priors, sampler and precision."""
     yield f"{question.noise}"
     fullest = max(question.candidates.models, key=lambda m: len(m.priors))
-    said: dict[str, str] = {}
+    said: dict[str, dict[str, str]] = {}
     for name, prior in fullest.describe_priors().items():
-        said.setdefault(name.rsplit(".", 1)[-1], prior)
-    if said:
-        yield "priors: " + ", ".join(f"{name} ~ {prior}" for name, prior in said.items())
+        said.setdefault(name.rsplit(".", 1)[-1], {})[name] = prior
+    alike = {last: len(set(priors.values())) == 1 for last, priors in said.items()}
+    each = {last if alike[last] else name: prior for last, priors in said.items() for name, prior in priors.items()}
+    if each:
+        yield "priors: " + ", ".join(f"{name} ~ {prior}" for name, prior in each.items())
     ways: dict[str, list[str]] = {}
     for job in jobs:
         if job.model.parameters:
             ways.setdefault(_way(job), []).append(job.model.name)
     if ways:
-        each = "; ".join(f"{way} ({', '.join(names)})" for way, names in ways.items())
-        yield f"sampled by {next(iter(ways)) if len(ways) == 1 else each}"
+        by_model = "; ".join(f"{way} ({', '.join(names)})" for way, names in ways.items())
+        yield f"sampled by {next(iter(ways)) if len(ways) == 1 else by_model}"
     if any(_on_card(job) for job in jobs):
         reasons = {job.model.name: why_not(job.task) for job in jobs if not _on_card(job)}
         for reason in dict.fromkeys(reasons.values()):

@@ -113,7 +113,8 @@ class Job:
         Compiled `kernels.engine`.
     task : Task
     settings : Settings
-    seed : int
+    seed : int or str
+        With the data, so that errors of several data sets are independent.
     model : Model
         Its name, with the seed and the chain's number, fixes the random numbers.
     sampler : Sampler, optional
@@ -131,7 +132,7 @@ class Job:
         kernels: Any,
         task: Task,
         settings: Settings,
-        seed: int,
+        seed: int | str,
         model: Model,
         sampler: Sampler | None = None,
         earlier: Array | None = None,
@@ -296,6 +297,7 @@ class Job:
         """Evidence by both estimators."""
         drawn = sum(info.n_drawn for info in self.infos)
         share = self.length * len(self.infos) / drawn
+        drawn *= self.sampler.proposals
         self.ladder = _over_prior(self.sampler.evidence(self.path, self.infos), self.path.start, share, drawn)
         if self.sampler is INDEPENDENCE:
             self.bridge = _over_prior(INDEPENDENCE.bridge(self.path, self.infos), self.path.start, share, drawn)

@@ -110,8 +110,10 @@ class Model:
             for slot, parameter in zip(term.slots, term.component.parameters, strict=True):
                 if parameter.role != "width":
                     continue
-                if slot.parameter is None and slot.offset < 0.0:
-                    raise ValueError(f"width '{term.label}.{parameter.name}' is fixed at {slot.offset:g}")
+                if slot.parameter is None and slot.offset <= 0.0:
+                    raise ValueError(
+                        f"width '{term.label}.{parameter.name}' is fixed at {slot.offset:g}; it must be positive"
+                    )
                 if slot == Slot(slot.parameter) and slot.parameter is not None:
                     check_bounds(slot.parameter, self.priors[slot.parameter], 0.0, math.inf, "a width")
 
@@ -142,12 +144,13 @@ class Model:
             or default_prior(name, self.parameter(name), data, noise)
             for name, p in self.priors.items()
         }
+        own = priors.pop(SIGMA, None)
         if not isinstance(noise, Poisson) and not noise.known:
-            priors[SIGMA] = check_prior(SIGMA, noise.prior or default_noise_prior(data))
+            priors[SIGMA] = check_prior(SIGMA, noise.prior or own or default_noise_prior(data))
         return replace(self, priors=priors, terms=terms)
 
     def describe_priors(self) -> dict[str, str]:
-        """Every prior in words, by parameter; exchangeable components together."""
+        """Every prior in words, by parameter."""
         return {
             name: describe(prior) if prior is not None else "from the data's range"
             for name, prior in self.priors.items()

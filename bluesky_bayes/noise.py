@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from bluesky_bayes.dataset import Array, Dataset, check_counts, positive
-from bluesky_bayes.priors import Prior
+from bluesky_bayes.priors import Prior, check_bounds, check_prior
 
 SIGMA = "noise_sigma"
 """Name of the parameter that holds an unknown noise's standard deviation."""
@@ -27,6 +27,8 @@ class _Additive:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        if self.prior is not None:
+            check_bounds(SIGMA, check_prior(SIGMA, self.prior), 0.0, math.inf, f"a {self.size}")
         if self.sigma is None:
             return
         if self.prior is not None:
@@ -59,6 +61,8 @@ class Gaussian(_Additive):
     prior : frozen scipy.stats distribution, optional
         Prior of the unknown standard deviation. By default log-uniform from a millionth of to twice the
         standard deviation of y.
+    in_order : bool
+        Whether numbers for each point are in the order of x, as those of an answer's noise are.
 
     Raises
     ------
@@ -70,6 +74,7 @@ class Gaussian(_Additive):
     size: ClassVar[str] = "standard deviation"
     sigma: float | Array | None = None
     prior: Prior | None = None
+    in_order: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +92,8 @@ class StudentT(_Additive):
     prior : frozen scipy.stats distribution, optional
         Prior of an unknown scale, which is unknown then also where the data carry uncertainties. By default
         log-uniform from a millionth of to twice the standard deviation of y.
+    in_order : bool
+        As of `Gaussian`.
 
     Raises
     ------
@@ -99,6 +106,7 @@ class StudentT(_Additive):
     sigma: float | Array | None = None
     dof: float = 4.0
     prior: Prior | None = None
+    in_order: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -122,6 +130,8 @@ class Poisson:
     scale : float or (n,) array_like
         What one event adds to y: the gain of a detector; for rates, one over each point's counting time. The model
         stays in the unit of y, and the evidence is that of the counts ``y / scale``, which must be whole numbers.
+    in_order : bool
+        As of `Gaussian`.
 
     Raises
     ------
@@ -129,8 +139,10 @@ class Poisson:
         When `exposure` or `scale` is not positive.
     """
 
+    name: ClassVar[str] = "Poisson"
     exposure: float | Array | None = None
     scale: float | Array = 1.0
+    in_order: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -191,21 +203,34 @@ def noise_for(data: Dataset, noise: Noise | None) -> Noise:
     check_noise(noise)
     if noise is None:
         if data.sigma is not None:
-            return Gaussian(data.sigma)
-        return Poisson(data.exposure) if data.counts else Gaussian()
+            return Gaussian(data.sigma, in_order=True)
+        return Poisson(data.exposure, in_order=True) if data.counts else Gaussian()
     given: dict[str, Any] = {name: getattr(noise, name, None) for name in ("sigma", "exposure", "scale")}
     arranged: dict[str, Any] = {
-        name: data.arranged(values, f"{name} of the noise")
+        name: _of_points(data, values, f"{name} of {noise.name} noise", noise.in_order)
         for name, values in given.items()
         if isinstance(values, np.ndarray)
     }
-    noise = replace(noise, **arranged)
+    if isinstance(noise, Poisson) and noise.exposure is None:
+        arranged["exposure"] = data.exposure
+    if isinstance(noise, StudentT) and noise.sigma is None and noise.prior is None:
+        arranged["sigma"] = data.sigma
+    noise = replace(noise, **arranged, in_order=True)
     if isinstance(noise, Poisson):
-        noise = replace(noise, exposure=data.exposure) if noise.exposure is None else noise
         noise.counts(data)
-    elif isinstance(noise, StudentT) and noise.sigma is None and noise.prior is None:
-        noise = replace(noise, sigma=data.sigma)
     return noise
+
+
+def _of_points(data: Dataset, values: Array, name: str, in_order: bool) -> Array:
+    """Numbers of the points, in their order."""
+    found = values if in_order and values.shape == data.x.shape else data.arranged(values, name)
+    bad = np.flatnonzero(~positive(found))
+    if bad.size:
+        raise ValueError(
+            f"{name} is {found[bad[0]]:g} at {data.origin.x} = {data.x[bad[0]]:g} ({bad.size} such points), it must be "
+            "positive; give the real value or mask the point"
+        )
+    return found
 
 
 def check_noise(noise: Any) -> None:
@@ -219,10 +244,13 @@ def check_noise(noise: Any) -> None:
 
 
 def _positive(values: Any, name: str) -> float | Array:
+    """One positive number, or numbers of points, which are checked where it is known which points are used."""
     try:
-        numbers = np.array(values, dtype=np.float64)
+        numbers = np.ma.filled(np.ma.array(values, dtype=np.float64), np.nan)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be numbers; got {values!r}") from error
-    if numbers.size == 0 or not np.all(positive(numbers)):
+    if numbers.ndim:
+        return numbers
+    if not positive(numbers):
         raise ValueError(f"{name} must be positive; got {values}")
-    return float(numbers) if numbers.ndim == 0 else numbers
+    return float(numbers)

@@ -167,6 +167,8 @@ def _range(data: Dataset, sigma: tuple[float, float] | None) -> tuple[float, flo
         advice = "neighbouring points do not scatter; give sigma=(smallest, largest)"
     else:
         advice = "give the smallest first, both positive"
+    if np.shape(sigma) != (2,):
+        raise ValueError(f"sigma of a noise scan is a range, (smallest, largest); got {sigma!r}")
     low, high = (float(s) for s in sigma)
     if not 0.0 < low < high < math.inf:
         raise ValueError(f"no range of noise levels: sigma from {low:g} to {high:g}; {advice}")

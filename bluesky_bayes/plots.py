@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,10 @@ PANEL, CORNER, NARROWEST = (1.45, 2.6), 6.0, 6.5
 ROW, TRACE_WIDTH = 1.4, 10.0
 LEFT, RIGHT, TOP, BOTTOM = 1.15, 0.25, 1.0, 1.0
 """Inches around the panels."""
-NUMBERS = "{x:.8g}"
-"""Ticks in full: a common offset would stand in the next panel."""
+DIGITS, LONG = (8, 15), 22
+"""Fewest and most digits of a tick; characters of an interval from which on it takes two lines."""
+CHARACTER, USUAL = 0.067, 7
+"""Inches of a tick's character, and how many there is room for."""
 BINS, SMOOTHING, TAIL = (14, 40), 1.3, 0.002
 
 
@@ -307,12 +310,13 @@ def plot_corner(selection: Selection, model: str | None = None, names: Sequence[
     posterior = selection.best if model is None else selection[model]
     shown, left_out = _shown(posterior, names)
     n = len(shown)
-    side = n * float(np.clip(CORNER / n, *PANEL))
-    width, height = max(LEFT + side + RIGHT, NARROWEST), TOP + side + BOTTOM
-    figure = Figure(figsize=(width, height))
-    edges = {"left": LEFT / width, "right": (LEFT + side) / width}
-    grid = figure.add_gridspec(n, n, **edges, bottom=BOTTOM / height, top=1 - TOP / height, wspace=0.1, hspace=0.1)
     draws = {name: values.ravel() for name, values in _all_draws(posterior).items()}
+    left, bottom = (edge + _room_of_numbers([draws[name] for name in shown]) for edge in (LEFT, BOTTOM))
+    side = n * float(np.clip(CORNER / n, *PANEL))
+    width, height = max(left + side + RIGHT, NARROWEST), TOP + side + bottom
+    figure = Figure(figsize=(width, height))
+    edges = {"left": left / width, "right": (left + side) / width}
+    grid = figure.add_gridspec(n, n, **edges, bottom=bottom / height, top=1 - TOP / height, wspace=0.1, hspace=0.1)
     for row, below in enumerate(shown):
         for column, name in enumerate(shown[: row + 1]):
             axes = figure.add_subplot(grid[row, column])
@@ -425,7 +429,7 @@ def _label_panel(
     from matplotlib.ticker import MaxNLocator
 
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(NUMBERS)
+        _number_ticks(axis)
     axes.tick_params(direction="in", labelsize=8.0, labelbottom=last, labelleft=below is not None)
     axes.tick_params(axis="x", labelrotation=45)
     axes.xaxis.set_major_locator(MaxNLocator(3))
@@ -436,6 +440,23 @@ def _label_panel(
     if below is not None:
         axes.set_ylabel(_label(selection, posterior, below), fontsize=8.5)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _room_of_numbers(draws: Sequence[Array]) -> float:
+    """Inches that ticks take beyond those of usual length."""
+    longest = max(len(rounded(high, high - low)) for low, high in map(_range, draws))
+    return CHARACTER * max(longest - USUAL, 0)
+
+
+def _number_ticks(axis: Any) -> None:
+    """Ticks in full, with the digits by which they differ: a common offset would stand in the next panel."""
+
+    def number(value: float, _: Any) -> str:
+        low, high = axis.get_view_interval()
+        differ = math.log10(max(abs(low), abs(high), 1e-300) / max(high - low, 1e-300))
+        return f"{value:.{int(np.clip(differ + 3.0, *DIGITS))}g}"
+
+    axis.set_major_formatter(number)
 
 
 def _draw_histogram(axes: Axes, model: Model, name: str, values: Array) -> None:
@@ -454,7 +475,8 @@ def _draw_histogram(axes: Axes, model: Model, name: str, values: Array) -> None:
     axes.set_ylim(0, 1.1 * top)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_yticks([])
-    interval = f"{rounded(summary.low, summary.sd)} to {rounded(summary.high, summary.sd)}"
+    ends = rounded(summary.low, summary.sd), rounded(summary.high, summary.sd)
+    interval = (" to\n" if len("".join(ends)) > LONG else " to ").join(ends)
     axes.set_title(f"{rounded(summary.median, summary.sd)}\n{interval}", fontsize=8.0, pad=3)
 
 
@@ -482,7 +504,7 @@ def _draw_chains(trace: Axes, density: Axes, chains: Array) -> None:
         heights, edges = np.histogram(values, bins, span, density=True)
         density.plot(gaussian_filter1d(heights, SMOOTHING), 0.5 * (edges[1:] + edges[:-1]), color=color, linewidth=1.0)
     trace.set_xlim(0, chains.shape[1] - 1)
-    trace.yaxis.set_major_formatter(NUMBERS)
+    _number_ticks(trace.yaxis)
     density.set_xlim(left=0)
     density.tick_params(labelleft=False)
     density.set_xticks([])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,11 @@ class Settings:
         for name, value in asdict(self).items():
             if not isinstance(value, int | float | np.number) and not (name == "budget" and value is None):
                 raise ValueError(f"{name} must be a number; got {value!r}")
+        for name in ("sweeps", "longest", "chains"):
+            number = getattr(self, name)
+            if not float(number).is_integer():
+                raise ValueError(f"{name} must be a whole number; got {number!r}")
+            object.__setattr__(self, name, int(number))
         if self.sweeps < SHORTEST or self.chains < 2:
             raise ValueError(
                 f"sweeps must be {SHORTEST} or more and chains 2 or more; got {self.sweeps}, {self.chains}"
@@ -167,6 +172,9 @@ class Info:
 class Sampler(Protocol):
     """One way to sample: `init` begins a chain, `step` takes it through a round, `evidence` weighs all chains."""
 
+    proposals: ClassVar[int] = 1
+    """Draws of the reference in a sweep."""
+
     @property
     def name(self) -> str:
         """What `select` calls it."""
@@ -199,7 +207,7 @@ def thinned(samples: Array, most: int) -> Array:
     return samples[rows]
 
 
-def chain_key(seed: int, model: str, chain: int) -> npt.NDArray[np.uint64]:
+def chain_key(seed: int | str, model: str, chain: int) -> npt.NDArray[np.uint64]:
     """Two 32-bit words that make a chain's random numbers its own, whatever runs beside it."""
     digest = hashlib.sha256(f"{seed}/{model}/{chain}".encode()).digest()
     return np.frombuffer(digest[:8], dtype="<u4").astype(np.uint64)

@@ -16,7 +16,7 @@ STREAMS = 1000
 
 
 class SequentialMonteCarlo(Sampler):
-    """Clouds at temperatures that a first cloud found, so that each estimate of the evidence is unbiased."""
+    """Clouds at temperatures that a first cloud found, so that the evidence by each, of one round, is unbiased."""
 
     name, words = "smc", "sequential Monte Carlo"
 

@@ -45,7 +45,7 @@ Table: TypeAlias = Mapping[str, Any]
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Groups: TypeAlias = Mapping[str, tuple[Table, Arrays]]
 
-MARK, FORMAT = "bluesky_bayes_selection", 1
+MARK, FORMAT = "bluesky_bayes_selection", 2
 """The attribute that marks a file as a selection, and the number of this format, which is its value."""
 
 DIGEST = "sha256"
@@ -257,16 +257,18 @@ def _groups_of(selection: Selection) -> dict[str, xr.Dataset]:
 
 
 def _data_group(data: Dataset) -> xr.Dataset:
-    columns = {name: getattr(data, name) for name in ("x", "y", "sigma", "exposure")}
+    columns = {name: getattr(data, name) for name in ("x", "y", "sigma", "exposure", "rows")}
     arrays = {name: values for name, values in columns.items() if values is not None}
-    plain = {"counts": data.counts, "units": data.units, "origin": asdict(data.origin), "notes": data.notes}
+    plain = {name: getattr(data, name) for name in ("counts", "units", "notes", "n_given")}
+    plain["origin"] = asdict(data.origin)
     return to_group(plain, arrays, dict.fromkeys(arrays, POINTS))
 
 
 def _data_of(plain: Table, arrays: Arrays) -> Dataset:
     readings = {name: Reading(*reading) for name, reading in plain["origin"].get("metadata", {}).items()}
     origin = Origin(**{**plain["origin"], "events": tuple(plain["origin"]["events"]), "metadata": readings})
-    return Dataset(**arrays, counts=plain["counts"], units=plain["units"], origin=origin, notes=tuple(plain["notes"]))
+    options: dict[str, Any] = {**plain, **arrays, "origin": origin, "notes": tuple(plain["notes"])}
+    return Dataset(**options)
 
 
 def _noise_group(noise: Noise) -> xr.Dataset:

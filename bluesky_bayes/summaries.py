@@ -74,6 +74,8 @@ def fit_of(job: Job, z: Array, data: Dataset, noise: Noise, block: Block, seed: 
     rates, terms = curves_of(job.kernels, job.task, flat)
     exposure = block.weight * noise.scale if isinstance(noise, Poisson) else np.ones(n)
     curves = rates[:, :n] * block.scale * exposure
+    if isinstance(noise, Poisson):
+        curves = np.maximum(curves, 0.0)
     mean = curves.mean(axis=0)
     low, high = np.quantile(curves, (0.025, 0.975), axis=0)
     spread = noise_of(job.task, flat, block, noise, mean)

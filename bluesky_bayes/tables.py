@@ -32,6 +32,8 @@ def rounded(value: float, error: float) -> str:
     ('1.235e-07', '1.2345e+09')
     >>> rounded(-0.00003, 0.00099), rounded(0.0, 0.02)
     ('-0.00003', '0.000')
+    >>> rounded(1764500000.25, 0.12)
+    '1764500000.25'
 
     Without an error, six digits:
 
@@ -42,7 +44,7 @@ def rounded(value: float, error: float) -> str:
         return f"{value:.6g}"
     place = int(f"{error:.1e}".split("e")[1]) - 1
     leading = max(int(f"{abs(value):e}".split("e")[1]), place + 1)
-    if leading >= WIDEST or leading < 2 - WIDEST:
+    if (leading >= WIDEST and place >= 0) or leading < 2 - WIDEST:
         return f"{value:.{leading - place}e}"
     return f"{round(value, -place):.{max(-place, 0)}f}"
 
@@ -124,10 +126,11 @@ def parameters_table(selection: Selection) -> Table:
 
     best, units = selection.best, selection.data.units
     table = Table(title=f"Parameters of {best.model.name!r}", title_justify="left")
-    table.add_column("parameter")
-    for header in ("median", "sd", "95 % interval"):
+    table.add_column("parameter", no_wrap=True)
+    for header in ("median", "sd"):
         table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("unit")
+    table.add_column("95 % interval", justify="right")
+    table.add_column("unit", no_wrap=True)
     summaries = best.parameters
     names = by_component(list(summaries))
     for name, following in zip(names, [*names[1:], ""], strict=True):

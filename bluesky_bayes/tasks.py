@@ -34,6 +34,8 @@ from bluesky_bayes.noise import SIGMA, Noise, Poisson, StudentT
 from bluesky_bayes.priors import SCORES, Z_MAX, Prior, quantile_table
 
 EPS = float(np.finfo(np.float32).eps)
+LEAST, NEAR_POINTS = 1e-9, 4
+"""The least size of x that float32 curves are for, whose cube it holds; how many points on a spacing is taken over."""
 FEWEST_FOR_CELLS, VECTOR = 64, 8
 ALWAYS, NOW_AND_THEN = 3, 1
 """Steps of all shapes in every fourth sweep; in the others there is one less. Of three the last draws a shape anew, see
@@ -111,10 +113,15 @@ def single_precision_is_enough(block: Block) -> bool:
     """Whether float32 curves lose nothing: rounding well below the noise, the points' spacing and a nat.
 
     y must be rounded by less than a thirtieth of the noise (estimated from second differences where it is unknown),
-    x by less than a hundredth of the spacing, and the sum of a Poisson or Student-t energy by less than 0.03.
+    each x by less than a hundredth of the spacing there, and the sum of a Poisson or Student-t energy by less than
+    0.03. Powers of x and weights must not come near the ends of float32's range.
     """
-    spacing = float(np.median(np.diff(np.unique(block.x))))
-    if EPS * float(np.max(np.abs(block.x))) > 0.01 * spacing:
+    x = np.unique(block.x)
+    span = min(NEAR_POINTS, x.size - 1)
+    spacing, size = (x[span:] - x[:-span]) / span, np.maximum(np.abs(x[span:]), np.abs(x[:-span]))
+    if np.any(EPS * size > 0.01 * spacing) or not LEAST < size.max() < 1.0 / LEAST:
+        return False
+    if block.weight.min() < LEAST**3 or block.weight.max() > LEAST**-3:
         return False
     largest = float(np.max(np.abs(block.y)))
     if block.kind == POISSON:
@@ -226,7 +233,10 @@ class Group(NamedTuple):
 
 
 def groups_of(model: Model) -> tuple[Group, ...]:
-    """Exchangeable groups of two components and more that differ in parameters of their own and in nothing else."""
+    """Exchangeable groups of two components and more that differ in parameters of their own and in nothing else.
+
+    Components of other priors than the rest of their group are no part of it.
+    """
     users: dict[str, set[int]] = {}
     for t, term in enumerate(model.terms):
         for slot in term.slots:
@@ -234,18 +244,20 @@ def groups_of(model: Model) -> tuple[Group, ...]:
                 users.setdefault(slot.parameter, set()).add(t)
     index = {name: j for j, name in enumerate(model.parameters)}
     groups = []
-    for terms in (g for g in model.exchangeable if len(g) > 1):
-        own = [[p for p, by in users.items() if by == {t}] for t in terms]
-        alike = {
-            tuple((names.index(s.parameter) if s.parameter in names else s.parameter, s.scale, s.offset)
-                  for s in model.terms[t].slots)
-            for t, names in zip(terms, own, strict=True)
-        }  # fmt: skip
-        if own[0] and len(alike) == 1:
-            component, slots = model.terms[terms[0]].component, model.terms[terms[0]].slots
-            sorted_by = slots[[p.name for p in component.parameters].index(component.sort_by)].parameter
-            location = own[0].index(sorted_by) if sorted_by in own[0] else 0
-            groups.append(Group(np.array([[index[p] for p in names] for names in own], dtype=np.int64), location))
+    for terms in model.exchangeable:
+        alike: dict[Any, list[list[str]]] = {}
+        for t in terms:
+            names = [name for name, by in users.items() if by == {t}]
+            slots = tuple((names.index(s.parameter) if s.parameter in names else s.parameter, s.scale, s.offset)
+                          for s in model.terms[t].slots)  # fmt: skip
+            tables = tuple(table_of(model.priors[name]).tobytes() for name in names)
+            alike.setdefault((slots, tables), []).append(names)
+        component = model.terms[terms[0]].component
+        by = [p.name for p in component.parameters].index(component.sort_by)
+        for (slots, _), own in alike.items():
+            if own[0] and len(own) > 1:
+                location = slots[by][0] if isinstance(slots[by][0], int) else 0
+                groups.append(Group(np.array([[index[p] for p in names] for names in own], dtype=np.int64), location))
     return tuple(groups)
 
 
@@ -299,7 +311,8 @@ def table_of(prior: Prior | None) -> Array:
     family: Any = type(prior.dist)
     if family.__module__ != "scipy.stats._continuous_distns" or family.__name__ == "rv_histogram":
         return quantile_table(prior)
-    return _cached_table(family, tuple(prior.args), tuple(sorted(prior.kwds.items())))
+    numbers = sorted((name, float(value)) for name, value in prior.kwds.items())
+    return _cached_table(family, tuple(float(value) for value in prior.args), tuple(numbers))
 
 
 def _slot(term: Any, k: int, blocks: Sequence[Block], index: dict[str, int]) -> tuple[int, float, float]:

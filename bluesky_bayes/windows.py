@@ -110,7 +110,7 @@ def window_scan(
     for (low, high), points in zip(listed, inside, strict=True):
         if not points.any():
             raise ValueError(f"no points of x ({data.origin.x!r}) lie between {low:g} and {high:g}")
-    noise = noise_for(data, noise)
+    noise, data = noise_for(data, noise), data.settled()
     union, *parts = (replace(data, mask=points) for points in (np.any(inside, axis=0), *inside))
     resolved = candidates.resolved(union, noise_for(union, noise))
     selections = select_many(parts, resolved, noise, seed=seed, settings=settings)

@@ -337,7 +337,7 @@ def new_state(task: Task, z: Array) -> State:
 def new_scratch(task: Task, n_replicas: int = 1) -> Scratch:
     """Room for the moves of a sweep of `n_replicas`."""
     n, carried = task.linear.size, int(task.carries[0]) * (2 + len(task.tables))
-    n_draws = n_replicas * (len(task.tables) + 2 * task.jump_term.size + carried) + 1
+    n_draws = max(n_replicas * (len(task.tables) + 2 * task.jump_term.size + carried) + 1, n_replicas)
     dtype = task.x.dtype
     most = int(np.max(np.diff(task.slot_start), initial=1))
     curves, residual, squares, parts, values, normals, log_uniforms, hits, bins, *linear = laid_out(
@@ -348,7 +348,7 @@ def new_scratch(task: Task, n_replicas: int = 1) -> Scratch:
         (most, dtype),
         (n_draws, np.float32),
         (n_draws, np.float32),
-        (len(task.tables), np.float64),
+        (max(len(task.tables), 1), np.float64),
         (BINS, np.float64),
         ((2, n, n), np.float64),
         ((2, n), np.float64),

@@ -47,6 +47,19 @@ def test_a_tie_holds_in_models_that_have_both_and_makes_components_distinguishab
     assert peaks(counts=[4], ties=DISTANCE).models[0].exchangeable == ((2, 3),)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_something_is_tied_to_keeps_its_prior_whichever_kind_comes_first(first: int) -> None:
+    kinds = [Kind(gaussian, [1], "line"), Kind(gaussian, [1], "satellite")]
+    (model,) = combinations(
+        [kinds[first], kinds[1 - first]],
+        priors={"line.center": stats.uniform(2, 3)},
+        ties={"satellite1.center": Slot("line1.center", offset=0.5)},
+    ).models
+    prior = model.priors["line1.center"]
+    assert prior is not None
+    assert prior.support() == (2, 5)
+
+
 def test_what_is_taken_away_has_a_positive_amplitude() -> None:
     x = np.linspace(-2, 2, 81)
     y = 10 - 3 * np.exp(-0.5 * (x / 0.3) ** 2) + 0.1 * np.random.default_rng(0).standard_normal(x.size)

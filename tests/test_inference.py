@@ -3,6 +3,7 @@
 import functools
 import math
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from bluesky_bayes import (
     Settings,
     component,
     devices,
+    inference,
     jobs,
     select,
     select_many,
@@ -29,7 +31,7 @@ from bluesky_bayes.families import linear, peaks
 from bluesky_bayes.inference import warm_up
 from bluesky_bayes.noise import Noise, noise_for
 from bluesky_bayes.posterior import Diagnostics
-from bluesky_bayes.tasks import shape_source
+from bluesky_bayes.tasks import blocks_of, shape_source, single_precision_is_enough
 
 SHORT = Settings(sweeps=200, longest=200)
 dataset: Any = Dataset
@@ -246,8 +248,18 @@ GOOD = Dataset(np.arange(10.0), np.arange(10.0))
     ("call", "sentence"),
     [
         (lambda: select(GOOD, peaks(), Gaussian(0.0)), "sigma of Gaussian noise must be positive; got 0.0"),
-        (lambda: select(GOOD, peaks(), gaussian([1.0, -1.0])), "must be positive"),
-        (lambda: select(GOOD, peaks(), gaussian([1.0, 1.0])), "sigma of the noise has 2 values for 10 points"),
+        (
+            lambda: select(GOOD, peaks(), gaussian([1.0, -1.0] * 5)),
+            r"sigma of Gaussian noise is -1 at x = 1 \(5 such points\), it must be positive; give the real",
+        ),
+        (lambda: answer(GOOD, peaks(), gaussian(prior=stats.norm(0, 0.5))), "below zero, which a standard deviation"),
+        (lambda: select_many(GOOD, peaks()), "takes a sequence of data sets; for one there is select"),  # type: ignore[arg-type]
+        (lambda: dataset([1.0, 2.0], [1.0, 2.0], units="mm"), "units must be given by axis, such as .*; got 'mm'"),
+        (lambda: dataset([1.0, 2.0], [1.0, 3.0000001], counts=True), "the first is 3.00000009"),
+        (lambda: Settings(chains=2.5), "chains must be a whole number; got 2.5"),  # type: ignore[arg-type]
+        (lambda: models("pseudo-voigt", fixed={"fraction": 2}), "'fraction' is fixed at 2; it must be from 0 to 1"),
+        (lambda: component(squared), "has an argument 'amplitude', which is what models multiply it by"),
+        (lambda: select(GOOD, peaks(), gaussian([1.0, 1.0])), "sigma of Gaussian noise has 2 values for 10 points"),
         (lambda: select(dataset([0, 1, 2], [0.5, 1, 2]), peaks(), Poisson()), "not counts.*give raw counts"),
         (
             lambda: select(GOOD, peaks(), sampler="nuts"),
@@ -274,7 +286,7 @@ GOOD = Dataset(np.arange(10.0), np.arange(10.0))
         (lambda: gaussian("a"), "sigma of Gaussian noise must be numbers; got 'a'"),
         (
             lambda: answer(GOOD, peaks(), gaussian(np.ones((10, 1)))),
-            "sigma of the noise must be one number or have one",
+            "sigma of Gaussian noise must be one number or have one",
         ),
         (lambda: Settings(sweeps=10), "sweeps must be 100 or more"),
         (lambda: Settings(error=0), "error must be positive"),
@@ -286,6 +298,7 @@ GOOD = Dataset(np.arange(10.0), np.arange(10.0))
         (lambda: models(background=True), "background must be None, 'constant'"),
         (lambda: models(background=1.7), "background must be None, 'constant'"),
         (lambda: answer(GOOD, models(fixed={"sigma": -1})), "width 'peak1.sigma' is fixed at -1"),
+        (lambda: answer(GOOD, models(fixed={"sigma": 0})), "width 'peak1.sigma' is fixed at 0; it must be positive"),
         (lambda: models(fixed={"sigma": "a"}), "parameter 'sigma' of a peak must be fixed at a number; got 'a'"),
         (
             lambda: models(fixed={"sigma": 1}, priors={"sigma": stats.norm(1, 0.1)}),
@@ -345,6 +358,10 @@ def test_a_narrow_normal_prior_of_a_width_is_taken() -> None:
     assert select(GOOD, narrow, settings=SHORT).names == ("no peak", "1 peak")
 
 
+def squared(x: float, amplitude: float, center: float) -> float:
+    return amplitude * math.exp(-((x - center) ** 2))
+
+
 def backwards(values: Any) -> Any:
     return np.asarray(values)[::-1]
 
@@ -367,6 +384,95 @@ def test_noise_given_for_each_point_follows_points_that_were_scanned_downwards(m
     poisson = noise_for(Dataset(backwards(x), backwards(counts), counts=True), Poisson(exposure=backwards(weights)))
     assert isinstance(poisson, Poisson)
     np.testing.assert_array_equal(poisson.exposure, weights)
+
+
+def test_the_noise_of_an_answer_and_data_with_another_unit_keep_the_order_of_the_points() -> None:
+    x, rng = np.linspace(3, -3, 61), np.random.default_rng(1)
+    sigma, keep = np.where(x < 0, 0.1, 0.2), np.abs(x) > 0.05
+    y = 2 * np.exp(-0.5 * (x / 0.4) ** 2) + sigma * rng.standard_normal(61)
+    for data in (Dataset(x, y), Dataset(x, y, mask=keep)):
+        ask = functools.partial(select, candidates=peaks(counts=[0, 1]), settings=SHORT)
+        expected = ask(data, noise=Gaussian(sigma))
+        other_unit = replace(data, units={"x": "mm"})
+        for again in (ask(data, noise=expected.noise), ask(other_unit, noise=Gaussian(sigma))):
+            np.testing.assert_array_equal(again.log_evidence, expected.log_evidence)
+
+
+def test_numbers_of_masked_points_may_be_anything() -> None:
+    x, sigma = np.arange(10.0), np.full(10, 0.5)
+    sigma[3] = np.nan
+    data = Dataset(x, x, mask=x != 3)
+    assert noise_for(data, Gaussian(sigma)).sigma.tolist() == [0.5] * 9  # type: ignore[union-attr]
+
+
+def test_points_of_masked_arrays_are_left_out() -> None:
+    x, y = np.arange(5.0), np.array([1.0, 2.0, 1e9, 2.0, 1.0])
+    hot = y > 10
+    expected = Dataset(x, y, mask=~hot)
+    assert Dataset(x, np.ma.masked_array(y, hot)) == expected
+    assert Dataset(np.ma.masked_array(x, hot), y) == expected
+    assert Dataset(x, y, sigma=np.ma.masked_array(np.ones(5), hot)).n == 4
+
+
+def test_components_with_priors_of_their_own_are_not_exchangeable() -> None:
+    x = np.linspace(-3, 3, 61)
+    y = 2 * np.exp(-0.5 * ((x + 0.6) / 0.2) ** 2) + np.exp(-0.5 * ((x - 0.8) / 0.6) ** 2)
+    data = Dataset(x, y + 0.1 * np.random.default_rng(0).standard_normal(61))
+    common = {"amplitude": stats.uniform(0.2, 3), "sigma": stats.uniform(0.1, 0.9), "constant": stats.norm(0, 1)}
+    left, right = stats.uniform(-3, 6), stats.uniform(0, 3)
+    found = [
+        select(data, peaks(counts=[2], priors={**common, "peak1.center": one, "peak2.center": other}), Gaussian(0.1))
+        for one, other in ((left, right), (right, left))
+    ]
+    apart = replace(found[0].best.model, exchangeable=())
+    found.append(select(data, Candidates((apart,)), Gaussian(0.1), seed=1))
+    for selection in found[1:]:
+        error = np.hypot(selection.log_evidence_error, found[0].log_evidence_error)
+        assert abs(selection.log_evidence - found[0].log_evidence) < 4 * error
+    assert found[0].best.parameters["peak1.center"].mean == pytest.approx(-0.6, abs=0.1)
+    assert found[0].best.parameters["peak2.center"].mean == pytest.approx(0.8, abs=0.1)
+    assert "peak1.center ~ uniform(-3, 6), peak2.center ~ uniform(0, 3)" in " ".join(found[0].notes)
+
+
+def test_each_data_set_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else errors of data sets would not be independent: of eight, the sum scattered by twice of what was stated."""
+    keys = []
+
+    class Recorded(jobs.Job):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            keys.append(tuple(self.keys[0].tolist()))
+
+    monkeypatch.setattr(inference, "Job", Recorded)
+    other = Dataset(GOOD.x, GOOD.y + 0.1)
+    select_many([GOOD, other, GOOD], peaks(counts=[1]), Gaussian(1.0), settings=SHORT)
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_points_that_are_dense_far_from_the_middle_are_left_to_float64() -> None:
+    dense = Dataset(np.geomspace(1e-3, 1e3, 121), np.zeros(121))
+    even = Dataset(np.linspace(1e-3, 1e3, 121), np.zeros(121))
+    pairs = Dataset(np.sort(np.concatenate([even.x, even.x + 1e-5])), np.zeros(242))
+    for data, enough in ((dense, False), (even, True), (pairs, True)):
+        (block,) = blocks_of([data], [Gaussian(0.1)], [])
+        assert single_precision_is_enough(block) is enough
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e14])
+def test_the_unit_of_x_changes_no_evidence_however_large_it_is(scale: float) -> None:
+    x = np.linspace(-3, 3, 61)
+    y = 2 * np.exp(-0.5 * (x / 0.4) ** 2) + 0.1 * np.random.default_rng(0).standard_normal(61)
+    ask = functools.partial(select, candidates=peaks(counts=[1], background="cubic"), noise=Gaussian(0.1))
+    usual, scaled = ask(Dataset(x, y)), ask(Dataset(scale * x, y))
+    error = np.hypot(usual.log_evidence_error, scaled.log_evidence_error)
+    assert abs(usual.log_evidence - scaled.log_evidence) < 4 * error
+
+
+def test_a_model_keeps_its_own_prior_of_the_noise() -> None:
+    (model,) = peaks(counts=[1]).models
+    own = replace(model, priors={**model.priors, "noise_sigma": stats.loguniform(0.09, 0.11)})
+    assert own.resolved(GOOD, Gaussian()).priors["noise_sigma"].support() == pytest.approx((0.09, 0.11))  # type: ignore[union-attr]
+    assert "noise_sigma" not in own.resolved(GOOD, Gaussian(0.1)).priors
 
 
 def test_a_point_beyond_all_bounds_is_answered_and_not_trusted() -> None:
@@ -399,7 +505,7 @@ def test_prior_probabilities_say_which_models_go_on() -> None:
     x = np.linspace(-3, 3, 41)
     data = Dataset(x, 2 * np.exp(-0.5 * (x / 0.4) ** 2) + 0.3 * np.random.default_rng(0).standard_normal(41))
     asked = peaks(counts=[1, 2], probabilities=[1.0, 1e-14])
-    settings = Settings(error=0.005, sweeps=200, longest=600)
+    settings = Settings(error=0.002, sweeps=200, longest=600)
     selection = select(data, asked, Gaussian(0.3), settings=settings, sampler="exchange")
     one, two = (len(standing.infos[0].misfit) for standing in selection.standings)
     assert selection.best.model.name == "1 peak"

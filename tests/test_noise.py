@@ -238,6 +238,14 @@ def test_zero_counts_need_a_prior_and_then_say_how_low_the_rate_is() -> None:
     assert selection.best.parameters["level"].mean == pytest.approx(1 / 20.1, rel=0.1)
 
 
+def test_an_expected_count_is_never_below_zero() -> None:
+    data = Dataset(np.arange(20.0), np.zeros(20), counts=True)
+    selection = select(data, level_alone(stats.uniform(-5, 6)), seed=0)
+    assert_log_evidence(selection, math.log((5.0 + (1.0 - math.exp(-20.0)) / 20.0) / 6.0))
+    assert selection.best.fit.mean.min() >= 0.0
+    assert selection.best.fit.low.min() >= 0.0
+
+
 @pytest.mark.parametrize("gain", [1.0, 2.5])
 def test_a_peak_among_few_counts_is_found_or_not_as_the_counts_allow(gain: float) -> None:
     """Mean counts of 0.3 beside the peak: most points hold none."""
@@ -271,7 +279,7 @@ def test_the_scale_moves_the_units_and_nothing_else() -> None:
     [
         ([2.5, 5.0, 6.0], 2.5, r"1 of 3 values are negative or not whole, the first is 2.4; give the scale with all"),
         ([2.5, 5.0, -2.5], 2.5, "1 of 3 values are negative or not whole, the first is -1;"),
-        ([2.5, 5.0, 7.5], [2.5, 2.5], "scale of the noise has 2 values for 3 points"),
+        ([2.5, 5.0, 7.5], [2.5, 2.5], "scale of Poisson noise has 2 values for 3 points"),
         ([2.5, 5.0, 7.5], 0.0, "scale of Poisson noise must be positive; got 0.0"),
     ],
 )

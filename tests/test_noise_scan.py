@@ -73,6 +73,8 @@ def test_no_range_is_refused_in_words() -> None:
     data, candidates = straight_lines()
     with pytest.raises(ValueError, match="sigma from 2 to 1; give the smallest first, both positive"):
         noise_scan(data, candidates, sigma=(2.0, 1.0))
+    with pytest.raises(ValueError, match=r"is a range, \(smallest, largest\); got 0.1"):
+        noise_scan(data, candidates, sigma=0.1)  # type: ignore[arg-type]
     flat = Dataset(data.x, np.zeros(data.n))
     with pytest.raises(ValueError, match="neighbouring points do not scatter"):
         noise_scan(flat, candidates)
