@@ -17,7 +17,7 @@ import numpy.typing as npt
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import log_mean_exp, softmax
 from bluesky_bayes.kernels.launch import CardKernels
-from bluesky_bayes.kernels.task import Score, Scratch, State, Task, new_score, new_scratch, new_state
+from bluesky_bayes.kernels.task import Task, new_score, new_scratch, new_state
 from bluesky_bayes.reference import Start
 from bluesky_bayes.tasks import Group, order_of
 
@@ -112,25 +112,12 @@ class Cooling(NamedTuple):
         )
 
 
-class Room(NamedTuple):
-    """What a kernel needs beside the task; each thread has its own."""
-
-    state: State
-    score: Score
-    scratch: Scratch
-
-    @classmethod
-    def of(cls, task: Task, start: Start) -> Room:
-        """For one particle at a time."""
-        z = np.zeros((1, len(task.tables)))
-        return cls(new_state(task, z), new_score(start.arrays, z), new_scratch(task))
-
-
-class Rooms(threading.local):
-    """The room of the thread that asks."""
+class Own(threading.local):
+    """What a kernel needs beside the task, for one particle at a time; each thread has its own."""
 
     def __init__(self, task: Task, start: Start) -> None:
-        self.own = Room.of(task, start)
+        z = np.zeros((1, len(task.tables)))
+        self.state, self.score, self.scratch = new_state(task, z), new_score(start.arrays, z), new_scratch(task)
 
 
 def cooled(
@@ -171,9 +158,9 @@ def cooled(
     if known is None:
         known = np.zeros(MOST_LEVELS), np.ones((MOST_LEVELS, sizes.size)), np.zeros((MOST_LEVELS, free.size, free.size))
     cloud, n_drawn = start.draws(n, rng)
-    rooms = Rooms(task, start)
-    first = cloud, *_weighed(kernels, task, start, cloud, spread, rooms)
-    way = _Way(task, start, size, key, number, groups, known, share, sizes, first, rooms)
+    own = Own(task, start)
+    first = cloud, *_weighed(kernels, task, start, cloud, spread, own)
+    way = _Way(task, start, size, key, number, groups, known, share, sizes, first, own)
     found = way.on_card(kernels) if isinstance(kernels, CardKernels) else None
     betas, steps, strides, clouds, parents, hits = found or way.on_processor(kernels, spread)
     eves: Rows = np.arange(n)
@@ -196,12 +183,12 @@ class _Way(NamedTuple):
     share: float
     sizes: Array
     first: Cloud
-    rooms: Rooms
+    own: Own
 
     def on_processor(self, kernels: Any, spread: Spread) -> _Cooled:
         """Temperature by temperature, the particles in pieces."""
         (n_ancestors, n_sweeps), (betas, steps, strides) = self.size, self.known
-        task, start, key, rooms, free = self.task, self.start, self.key, self.rooms, self.task.free
+        task, start, key, own, free = self.task, self.start, self.key, self.own, self.task.free
         order = order_of(self.groups)
         n = n_ancestors * n_sweeps
         if n_ancestors <= FEW_ANCESTORS:
@@ -211,16 +198,16 @@ class _Way(NamedTuple):
         total = np.empty(n)
 
         def move(level: int, before: Array, parents: Rows, after: Cloud, a: int, b: int) -> Array:
-            room, rows = rooms.own, slice(a * n_sweeps, b * n_sweeps)
+            rows = slice(a * n_sweeps, b * n_sweeps)
             kernels.move_particles(
-                task, start.arrays, room.state, room.score, betas[level], steps, strides, level, parents[a:b], a,
-                n_sweeps, before, self.number, key[0], key[1], room.scratch, *(values[rows] for values in after),
+                task, start.arrays, own.state, own.score, betas[level], steps, strides, level, parents[a:b], a,
+                n_sweeps, before, self.number, key[0], key[1], own.scratch, *(values[rows] for values in after),
             )  # fmt: skip
-            return room.scratch.hits[: self.sizes.size].copy()
+            return own.scratch.hits[: self.sizes.size].copy()
 
         while betas[level] < 1.0:
             before, energy, _ = found[-1]
-            scratch, parents = rooms.own.scratch, np.empty(n_ancestors, dtype=np.int64)
+            scratch, parents = own.scratch, np.empty(n_ancestors, dtype=np.int64)
             kernels.choose(
                 betas, steps, level, self.share, self.sizes, hits, n, energy, self.number, key[0], key[1],
                 scratch.normals, scratch.log_uniforms, total, parents,
@@ -238,10 +225,10 @@ class _Way(NamedTuple):
 
     def on_card(self, kernels: CardKernels) -> _Cooled | None:
         """All temperatures at once; None where the processor has to do it."""
-        (n_ancestors, n_sweeps), room = self.size, self.rooms.own
+        (n_ancestors, n_sweeps), own = self.size, self.own
         found = kernels.cool(
-            self.task, self.start.arrays, room.state, room.score, *self.known, self.share, self.sizes, n_sweeps,
-            self.number, *self.key, np.zeros(n_ancestors, dtype=np.int64), room.scratch, *self.first[:2],
+            self.task, self.start.arrays, own.state, own.score, *self.known, self.share, self.sizes, n_sweeps,
+            self.number, *self.key, np.zeros(n_ancestors, dtype=np.int64), own.scratch, *self.first[:2],
             order_of(self.groups),
         )  # fmt: skip
         if found is None:
@@ -268,15 +255,14 @@ def reweighted(
 
 def energies_of(kernels: Any, task: Task, start: Start, z: Array, spread: Spread = in_one_piece) -> tuple[Array, Array]:
     """-log likelihood less the task's constant, less the reference's energy and not, at (n, n_parameters)."""
-    return _weighed(kernels, task, start, z, spread, Rooms(task, start))
+    return _weighed(kernels, task, start, z, spread, Own(task, start))
 
 
-def _weighed(kernels: Any, task: Task, start: Start, z: Array, spread: Spread, rooms: Rooms) -> tuple[Array, Array]:
+def _weighed(kernels: Any, task: Task, start: Start, z: Array, spread: Spread, own: Own) -> tuple[Array, Array]:
     energies, misfit = np.empty((2, len(z)))
 
     def weigh(a: int, b: int) -> None:
-        room = rooms.own
-        kernels.weigh(task, start.arrays, room.state, room.score, z[a:b], room.scratch, energies[a:b], misfit[a:b])
+        kernels.weigh(task, start.arrays, own.state, own.score, z[a:b], own.scratch, energies[a:b], misfit[a:b])
 
     spread(weigh, len(z))
     return energies, misfit

@@ -269,12 +269,7 @@ def exact_posterior(model: Model, data: Dataset, noise: Gaussian, chains: int, s
 def _terms(model: Model, x: Array, solution: Solution) -> dict[str, Array]:
     """Each term's mean curve."""
     mean = dict(zip(solution.design.names, solution.mean, strict=True))
-    return {
-        term.label: (slot.offset + (0.0 if slot.parameter is None else slot.scale * mean[slot.parameter]))
-        * unit_curve(term, x)
-        for term in model.terms
-        for slot in term.slots[:1]
-    }
+    return {term.label: term.slots[0].of(mean) * unit_curve(term, x) for term in model.terms}
 
 
 def _whitened(model: Model, draws: dict[str, Array], shape: tuple[int, int]) -> Array:

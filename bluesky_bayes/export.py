@@ -8,7 +8,6 @@ import numpy as np
 
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.noise import SIGMA, Noise, Poisson, StudentT
-from bluesky_bayes.plots import term_curves
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -69,7 +68,7 @@ def _predicted(selection: Selection, posterior: Posterior) -> tuple[Any, Array]:
     kept = np.unique(np.linspace(0, n_draws - 1, max(most, 1)).astype(np.int64))
     draws = {name: values[:, kept].reshape(-1, 1) for name, values in posterior.draws.items()}
     start = np.zeros((n_chains * kept.size, data.n))
-    curves = sum((term_curves(term, data.x, draws) for term in posterior.model.terms), start)
+    curves = sum((term.curves(data.x, draws) for term in posterior.model.terms), start)
     replicas = _measured(curves, selection.noise, draws, np.random.default_rng(selection.seed))
     return kept, replicas.reshape(n_chains, kept.size, data.n)
 

@@ -463,8 +463,7 @@ def _way(job: Job) -> str:
     """How a model was sampled, in words."""
     if job.looking:
         return "a few particles from the prior"
-    fitted = job.path.start.groups or job.path.start.weights.size > 1
-    return f"{job.sampler.words} from {'a fitted mixture' if fitted else 'the prior'}"
+    return f"{job.sampler.words} from {'a fitted mixture' if job.path.start.fitted else 'the prior'}"
 
 
 def _check_kind(name: str, value: Any, kind: type, example: str) -> None:

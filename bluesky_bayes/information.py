@@ -105,11 +105,7 @@ def predictions(posterior: Posterior, x: npt.ArrayLike, rows: npt.NDArray[np.int
     draws = {name: values.ravel()[rows, None] for name, values in posterior.draws.items()}
     curves = np.zeros((rows.size, x.size))
     for term in posterior.model.terms:
-        values = [
-            slot.offset if slot.parameter is None else slot.scale * draws[slot.parameter] + slot.offset
-            for slot in term.slots
-        ]
-        curves += term.component(x, *values)
+        curves += term.curves(x, draws)
     return curves
 
 

@@ -33,6 +33,10 @@ class Slot:
     scale: float = 1.0
     offset: float = 0.0
 
+    def of(self, parameters: Mapping[str, Any]) -> Any:
+        """What it is where the parameters are these numbers or arrays."""
+        return self.offset if self.parameter is None else self.scale * parameters[self.parameter] + self.offset
+
 
 FLAT = 1e-6
 """Scatter of a curve, over the largest of it, below which it counts as flat."""
@@ -59,6 +63,15 @@ class Term:
     component: Component
     slots: tuple[Slot, ...]
     block: int = 0
+
+    def values(self, parameters: Mapping[str, Any]) -> list[Any]:
+        """The component's parameters where the model's are these numbers or arrays."""
+        return [slot.of(parameters) for slot in self.slots]
+
+    def curves(self, x: Array, draws: Mapping[str, Array]) -> Array:
+        """The component's curve for each draw (n_draws, 1), (n_draws, n_x)."""
+        curves: Array = np.atleast_2d(self.component(x, *self.values(draws)))
+        return curves
 
 
 @dataclass(frozen=True, eq=False)

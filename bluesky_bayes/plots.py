@@ -17,12 +17,12 @@ from bluesky_bayes.tables import by_component, component_of, probability, rounde
 from bluesky_bayes.tasks import groups_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from bluesky_bayes.model import Model, Term
+    from bluesky_bayes.model import Model
     from bluesky_bayes.noise_scan import NoiseScan
     from bluesky_bayes.selection import Selection
     from bluesky_bayes.series import FrameSeries
@@ -104,8 +104,10 @@ def curve_of(selection: Selection) -> tuple[Array, Fit]:
         return data.x, best.fit
     x = np.linspace(data.x.min(), data.x.max(), SMOOTH)
     draws = {name: _few(values.ravel())[:, None] for name, values in best.draws.items()}
-    parts = {term.label: term_curves(term, x, draws) for term in best.model.terms}
+    parts = {term.label: term.curves(x, draws) for term in best.model.terms}
     total = sum(parts.values(), np.zeros((1, SMOOTH)))
+    if isinstance(selection.noise, Poisson):
+        total = np.maximum(total, 0.0)
     low, high = np.quantile(total, (0.025, 0.975), axis=0)
     terms = {label: part.mean(axis=0) for label, part in parts.items()}
     return x, Fit(total.mean(axis=0), low, high, terms, residual=np.empty(0))
@@ -114,16 +116,6 @@ def curve_of(selection: Selection) -> tuple[Array, Fit]:
 def _few(values: Array) -> Array:
     few: Array = values[np.linspace(0, values.size - 1, min(values.size, MOST_CURVES)).astype(np.intp)]
     return few
-
-
-def term_curves(term: Term, x: Array, draws: Mapping[str, Array]) -> Array:
-    """One component's curve for each draw, (n_draws, n_x)."""
-    values = (
-        slot.offset if slot.parameter is None else slot.scale * draws[slot.parameter] + slot.offset
-        for slot in term.slots
-    )
-    curves: Array = np.atleast_2d(term.component(x, *values))
-    return curves
 
 
 def _draw_curves(axes: Axes, selection: Selection) -> None:

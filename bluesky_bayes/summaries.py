@@ -55,10 +55,7 @@ def derived_of(model: Model, draws: Mapping[str, Array], shape: tuple[int, ...])
     """Areas, full widths and what else the components derive, each of the draws' shape."""
     derived = {}
     for term in model.terms:
-        values = [
-            slot.offset if slot.parameter is None else slot.scale * draws[slot.parameter] + slot.offset
-            for slot in term.slots
-        ]
+        values = term.values(draws)
         for parameter, function in term.component.derived:
             derived[f"{term.label}.{parameter.name}"] = np.broadcast_to(np.float64(function(*values)), shape)
     return derived

@@ -33,7 +33,6 @@ from bluesky_bayes.families.xrd import transition
 from bluesky_bayes.phases import PhaseSeries, follow
 from bluesky_bayes.phases.simulated import example_library, simulate_series
 from bluesky_bayes.planner import selection_probability
-from bluesky_bayes.plots import term_curves
 from bluesky_bayes.simulated import three_peaks
 from bluesky_bayes.tables import with_error
 
@@ -125,7 +124,7 @@ def relaxation_picture() -> Figure:
     for kelvin, color in ((300, "#c8102e"), (20, "#0072b2")):
         best, fine = answers[kelvin].best, np.geomspace(1e-4, 10, 300)
         draws = {name: values.ravel()[::40, None] for name, values in best.draws.items()}
-        band = sum(term_curves(term, fine, draws) for term in best.model.terms)
+        band = sum(term.curves(fine, draws) for term in best.model.terms)
         left.fill_between(fine, *np.quantile(band, (0.025, 0.975), axis=0), color=color, alpha=0.3, lw=0)
         left.plot(fine, np.mean(band, axis=0), color=color, lw=1.5, label=f"{kelvin} K: {best.model.name}")
         left.plot(delays, answers[kelvin].data.y, ".", color=color)

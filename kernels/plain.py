@@ -108,25 +108,3 @@ def trial_curve(
 
 
 inner = small = jit
-__all__ = [
-    "SINGLE",
-    "U64",
-    "F",
-    "cos_turns",
-    "exp_double",
-    "exp_single",
-    "fill_curve",
-    "in_order",
-    "inner",
-    "jit",
-    "log",
-    "log_single",
-    "small",
-    "spare_row",
-    "team",
-    "team_of_all",
-    "teams",
-    "teams_of_all",
-    "trial_curve",
-    "wait_for_all",
-]

@@ -157,12 +157,10 @@ def edge_energy(selection: Selection, model: str | None = None) -> Summary:
     Summary
         In the unit of x.
     """
-    from bluesky_bayes.plots import term_curves
-
     posterior = selection.best if model is None else selection[model]
     x = np.linspace(selection.data.x[0], selection.data.x[-1], N_GRID)
     draws = {name: _thinned(values)[:, None] for name, values in posterior.draws.items()}
-    curves: Array = np.sum([term_curves(term, x, draws) for term in posterior.model.terms], axis=0)
+    curves: Array = np.sum([term.curves(x, draws) for term in posterior.model.terms], axis=0)
     return summarise([_top(x, np.gradient(curve, x)) for curve in curves])
 
 
