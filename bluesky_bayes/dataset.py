@@ -147,6 +147,11 @@ class Dataset:
         what = f"{self.label('y')} against {self.label('x')}"
         return f"<Dataset: {self.n} points, {what} from {self.x[0]:.6g} to {self.x[-1]:.6g}>"
 
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Arrays that have travelled are as unchangeable as before."""
+        for name, value in state.items():
+            object.__setattr__(self, name, _frozen(value) if isinstance(value, np.ndarray) else value)
+
     @property
     def n(self) -> int:
         """Number of points."""

@@ -139,6 +139,18 @@ def split_r_hat(values: Array) -> Array:
     return np.where(changes, np.sqrt((half - 1) / half + between / np.where(changes, within, 1.0)), stuck)
 
 
+def effective_size(values: Array) -> Array:
+    """Effective number of independent draws of (..., n_chains, n_draws), by the variance of batch means."""
+    n_chains, n = values.shape[-2:]
+    length, size = max(int(np.sqrt(n)), 1), n_chains * n
+    batches = values[..., : n // length * length].reshape(*values.shape[:-1], -1, length).mean(axis=-1)
+    total, batch = np.var(values, axis=(-2, -1)), np.var(batches, axis=(-2, -1))
+    varies = batch > 0
+    found = np.where(varies, size * total / (length * np.where(varies, batch, 1.0)), size)
+    least: Array = np.minimum(found, size)
+    return least
+
+
 def log_mean_exp(values: Array) -> Array:
     """Logarithm of the mean of the exponentials along the first axis."""
     top = values.max(axis=0)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bluesky_bayes.cooling import Cooling
 from bluesky_bayes.dataset import Array
-from bluesky_bayes.evidence import Evidence
+from bluesky_bayes.evidence import Evidence, effective_size
 from bluesky_bayes.kernels.task import Task
 from bluesky_bayes.reference import Start
 from bluesky_bayes.tasks import Group
@@ -196,6 +196,10 @@ class Sampler(Protocol):
     def mixed(self, path: Path, infos: Sequence[Info], z: Array, rng: np.random.Generator) -> Array:
         """Draws (n_chains, n_draws, n_parameters) of the chains as draws of the posterior: as they are, by default."""
         return z
+
+    def effective_size(self, path: Path, infos: Sequence[Info], z: Array) -> float:
+        """Effective number of independent draws of the parameter that has the fewest, by draws as they are."""
+        return float(effective_size(np.moveaxis(z, -1, 0)).min())
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Log evidence over the reference's, less the task's constant, by all chains."""

@@ -46,6 +46,16 @@ class SequentialMonteCarlo(Sampler):
         taken: Array = z[chosen, np.arange(z.shape[1])]
         return taken
 
+    def effective_size(self, path: Path, infos: Sequence[Info], z: Array) -> float:
+        """By how far the means of clouds are apart: particles of one cloud have ancestors in common."""
+        within = super().effective_size(path, infos, z)
+        if len(z) < 2:
+            return within
+        shares, means = softmax(log_z_of(path.betas, infos)), z.mean(axis=1)
+        mean = shares @ means
+        scatter = len(z) / (len(z) - 1.0) * shares**2 @ (means - mean) ** 2
+        return min(within, float(np.min(shares @ np.mean((z - mean) ** 2, axis=1) / scatter)))
+
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Mean of the clouds' evidence, its error from their scatter."""
         return mean_evidence(log_z_of(path.betas, infos))

@@ -171,7 +171,7 @@ def diagnostics_of(
     """How the sampling went."""
     constant = float(job.task.constant[0])
     acceptance = np.mean([info.acceptance[-1] for info in job.infos], axis=0)
-    names, values = job.model.parameters, np.array(list(draws.values()))
+    names = job.model.parameters
     return Diagnostics(
         barrier=float(np.mean([info.rejection.sum() for info in job.infos])),
         round_trips=sum(info.round_trips for info in job.infos),
@@ -180,7 +180,7 @@ def diagnostics_of(
         acceptance={name: float(acceptance[g]) for name, g in zip(names, job.task.step_group, strict=True)},
         r_hat_energy=job.disagreement,
         r_hat=r_hat_of(z),
-        ess=float(effective_size(values).min()) if draws else float(job.length * len(job.infos)),
+        ess=job.effective_size,
         gap=gap,
         drift=max(info.drift for info in job.infos),
         edges=(*edges_of(job.model, z), *far_out_of(job.model, z)),
@@ -231,15 +231,3 @@ def _beyond(model: Model, z: Array, score: float) -> Iterator[tuple[str, tuple[f
         if max(below, above) > PRESSED:
             assert prior is not None
             yield name, prior.support(), below, above
-
-
-def effective_size(values: Array) -> Array:
-    """Effective number of independent draws of (..., n_chains, n_draws), by the variance of batch means."""
-    n_chains, n = values.shape[-2:]
-    length, size = max(int(np.sqrt(n)), 1), n_chains * n
-    batches = values[..., : n // length * length].reshape(*values.shape[:-1], -1, length).mean(axis=-1)
-    total, batch = np.var(values, axis=(-2, -1)), np.var(batches, axis=(-2, -1))
-    varies = batch > 0
-    found = np.where(varies, size * total / (length * np.where(varies, batch, 1.0)), size)
-    least: Array = np.minimum(found, size)
-    return least

@@ -529,6 +529,11 @@ def test_x_out_of_order_or_repeated_is_put_right_and_said() -> None:
     assert dataset([3.0, 2.0, 1.0], [1.0, 2.0, 3.0]) == dataset([1.0, 2.0, 3.0], [3.0, 2.0, 1.0])
 
 
+def test_data_that_have_travelled_cannot_be_changed_either() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        pickle.loads(pickle.dumps(GOOD)).y[0] = 7.0
+
+
 def test_masked_points_are_left_out() -> None:
     data = dataset([0.0, 1.0, 2.0], [1.0, np.nan, 3.0], sigma=[0.1, 0.0, 0.3], mask=[True, False, True])
     assert data.n == 2

@@ -95,6 +95,17 @@ def test_independent_draws_give_evidence_and_posterior_of_what_is_determined() -
             assert summary.sd == pytest.approx(other.sd, rel=0.25)
 
 
+def test_the_effective_size_of_clouds_is_that_by_which_means_scatter() -> None:
+    x, rng = np.linspace(-3, 3, 101), np.random.default_rng(1)
+    y = 2 * np.exp(-0.5 * ((x + 0.8) / 0.3) ** 2) + 0.6 * np.exp(-0.5 * ((x - 0.1) / 0.3) ** 2)
+    data, three = Dataset(x, y + 0.1 * rng.standard_normal(x.size)), peaks(counts=[3])
+    found = [select(data, three, KNOWN, seed=s, sampler="smc", error=0.5).posteriors[0] for s in range(16)]
+    means, variances = np.array([[(v.mean(), v.var()) for v in one.draws.values()] for one in found]).T
+    scattered = variances.mean(axis=1) / means.var(axis=1, ddof=1)
+    stated = np.mean([posterior.diagnostics.ess for posterior in found])
+    assert 0.1 * scattered.min() < stated < 2.0 * scattered.min()
+
+
 def test_errors_of_independent_draws_are_their_spread() -> None:
     data, candidates = box(2)
     found = [select(data, candidates, KNOWN, seed=seed).posteriors[0] for seed in range(20)]
