@@ -115,10 +115,13 @@ def _answered(processed: Any, uid: str, digest: str) -> bool:
     """Whether a Tiled container holds an answer of that recipe; other targets cannot be asked."""
     if not hasattr(processed, "create_container"):
         return False
+    from tiled.client.container import Container
     from tiled.queries import Eq
 
-    answers = processed.search(Eq("original_run_uid", uid)).search(Eq("analysis.digest", digest))
-    return len(answers.search(Eq("result.status", "ok"))) > 0
+    # Only a catalogue of runs searches the start document by itself.
+    answers = Container.search(processed, Eq("start.original_run_uid", uid))
+    answers = Container.search(answers, Eq("start.analysis.digest", digest))
+    return len(Container.search(answers, Eq("start.result.status", "ok"))) > 0
 
 
 def _label(start: Mapping[str, Any]) -> str:

@@ -89,3 +89,11 @@ def test_runs_in_tiled_are_skipped_once_the_same_recipe_has_answered_them(tiled_
     with_another_seed = reprocess(raw, processed, fakes.Quick(seed=1))
     assert with_another_seed.done == uids
     assert len(processed) == 4
+
+
+@pytest.mark.tiled
+def test_answers_in_a_container_that_is_no_catalogue_of_runs_are_found(tiled_client: Any) -> None:
+    processed, runs = tiled_client.create_container("answers_alone"), [stored(), stored()]
+    assert str(reprocess(runs, processed, fakes.Quick())) == "2 done, 0 skipped, 0 failed"
+    assert str(reprocess(runs, processed, fakes.Quick())) == "0 done, 2 skipped, 0 failed"
+    assert len(processed) == 2
