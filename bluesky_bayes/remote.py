@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import wait
 from typing import Any
 
@@ -26,6 +26,7 @@ MOST_TRIED = 10_000
 ATTEMPTS = 3
 STEP = 0.5
 SECONDS_TO_END = 5.0
+RUN, PARTS = "start.original_run_uid", "start.analysis.parts"
 
 
 class Follower:
@@ -195,6 +196,8 @@ def runs_since(container: Any, since: float) -> Iterator[Any]:
 def answered_runs(processed: Any, digest: str, since: float = -math.inf) -> set[str]:
     """Uids of the runs that have a whole answer, or a reason why there is none, of a recipe.
 
+    Of a run with several results, one for each pattern or line, all must be there.
+
     Parameters
     ----------
     processed : tiled.client.container.Container
@@ -204,12 +207,58 @@ def answered_runs(processed: Any, digest: str, since: float = -math.inf) -> set[
         Only answers that were published after this time, s since 1970.
     """
     from tiled.client.container import Container
-    from tiled.queries import Comparison, Eq
+    from tiled.queries import Comparison, Eq, KeyPresent
 
     answers = Container.search(processed, Eq("start.analysis.digest", digest))
     whole = Container.search(answers, Comparison("gt", "stop.time", max(since, 0.0)))
-    found = whole.distinct("start.original_run_uid")["metadata"]["start.original_run_uid"]
-    return {each["value"] for each in found}
+    uids, several = set(_counts(whole, RUN)), set(_counts(whole, PARTS)) - {None}
+    if not several:
+        return uids
+    answered = set(_counts(Container.search(whole, KeyPresent(PARTS, exists=False)), RUN))
+    fine = Container.search(whole, Eq("start.result.status", "ok"))
+    for parts in several:
+        counts = _counts(Container.search(fine, Eq(PARTS, parts)), RUN)
+        answered.update(uid for uid, n in counts.items() if n >= parts)
+    # Only those with failures or gaps are left to be looked at one by one.
+    return answered | {uid for uid in uids - answered if _has_all_parts(_whole_answers(processed, uid, digest))}
+
+
+def is_answered(processed: Any, uid: str, digest: str) -> bool:
+    """Whether a run has a whole answer of a recipe: all of its results, and not only reasons why there is none.
+
+    Parameters
+    ----------
+    processed : tiled.client.container.Container
+    uid : str
+        Of the run that was analysed.
+    digest : str
+        Of the recipe.
+    """
+    whole = _whole_answers(processed, uid, digest)
+    fine = [start for start in whole if start["result"]["status"] == "ok"]
+    return any("parts" not in start["analysis"] for start in fine) or (bool(fine) and _has_all_parts(whole))
+
+
+def _counts(answers: Any, key: str) -> dict[Any, int]:
+    """How many answers have each value of a key."""
+    found = answers.distinct(key, counts=True)["metadata"][key]
+    return {each["value"]: each["count"] for each in found}
+
+
+def _whole_answers(processed: Any, uid: str, digest: str) -> list[Mapping[str, Any]]:
+    """Start documents of a run's results that were written to their end."""
+    from tiled.client.container import Container
+    from tiled.queries import Eq
+
+    found = Container.search(processed, Eq(RUN, uid))
+    found = Container.search(found, Eq("start.analysis.digest", digest))
+    return [run.metadata["start"] for run in found.values() if run.metadata.get("stop")]
+
+
+def _has_all_parts(starts: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether all results of a run are among these."""
+    said = [start["analysis"] for start in starts if "parts" in start["analysis"]]
+    return bool(said) and len({each["part"] for each in said}) >= max(each["parts"] for each in said)
 
 
 def read_answer(processed: Any, uid: str, digest: str = "") -> Answer | None:
@@ -226,7 +275,7 @@ def read_answer(processed: Any, uid: str, digest: str = "") -> Answer | None:
     from tiled.client.container import Container
     from tiled.queries import Comparison, Eq
 
-    found = Container.search(processed, Eq("start.original_run_uid", uid))
+    found = Container.search(processed, Eq(RUN, uid))
     found = Container.search(found, Comparison("gt", "stop.time", 0.0))
     if digest:
         found = Container.search(found, Eq("start.analysis.digest", digest))

@@ -11,6 +11,7 @@ from bluesky_bayes.analysis import Recipe
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.callbacks.bayes import sentence
 from bluesky_bayes.callbacks.runs import stored_documents
+from bluesky_bayes.remote import is_answered
 from bluesky_bayes.selection import Selection
 
 
@@ -48,7 +49,8 @@ def reprocess(
     """Send past runs through the same callback that serves live ones, and publish what it finds.
 
     A run that this recipe has already answered in `processed` is skipped, so that a call that was interrupted can be
-    made again. One run that cannot be analysed does not end the rest.
+    made again; one of whose results some are missing, or were broken off, is analysed again, and those are written. One
+    run that cannot be analysed does not end the rest.
 
     Parameters
     ----------
@@ -112,16 +114,8 @@ def _analyse(bayes: BayesCallback, uid: str, documents: Iterable[tuple[str, Any]
 
 
 def _answered(processed: Any, uid: str, digest: str) -> bool:
-    """Whether a Tiled container holds an answer of that recipe; other targets cannot be asked."""
-    if not hasattr(processed, "create_container"):
-        return False
-    from tiled.client.container import Container
-    from tiled.queries import Eq
-
-    # Only a catalogue of runs searches the start document by itself.
-    answers = Container.search(processed, Eq("start.original_run_uid", uid))
-    answers = Container.search(answers, Eq("start.analysis.digest", digest))
-    return len(Container.search(answers, Eq("start.result.status", "ok"))) > 0
+    """Whether a Tiled container holds the answer of that recipe, all of it; other targets cannot be asked."""
+    return hasattr(processed, "create_container") and is_answered(processed, uid, digest)
 
 
 def _label(start: Mapping[str, Any]) -> str:

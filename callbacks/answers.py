@@ -63,18 +63,26 @@ def answer_so_far(pickled: bytes, collected: bytes) -> Selection:
 
 
 def written_down(outcomes: list[Outcome], start: Document, analysis: dict[str, Any]) -> list[Lines]:
-    """Results to be published, one for each outcome that has any."""
-    made = (documents_of(outcome, start, analysis) for outcome in outcomes)
-    return [Lines.of(documents) for documents in made if documents]
+    """Results to be published, one for each outcome that has any; of several each says how many there are."""
+    parts = sum(is_worth_writing(found) for found, _ in outcomes)
+    made: list[Lines] = []
+    for part, outcome in enumerate(outcomes, start=1):
+        if is_worth_writing(outcome[0]):
+            noted = {**analysis, "part": part, "parts": parts} if len(outcomes) > 1 else analysis
+            made.append(Lines.of(_documents_of(outcome, start, noted)))
+    return made
 
 
-def documents_of(outcome: Outcome, start: Document, analysis: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Documents of an outcome; none where there was nothing to analyse or nothing was attempted."""
+def is_worth_writing(found: Selection | Exception) -> bool:
+    """Whether there was anything to analyse, and it was attempted."""
+    return not isinstance(found, NothingToAnalyseError | NotDoneError)
+
+
+def _documents_of(outcome: Outcome, start: Document, analysis: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Documents of an outcome."""
     found, events = outcome
     if not isinstance(found, Exception):
         return list(found.to_documents(start, analysis))
-    if isinstance(found, NothingToAnalyseError | NotDoneError):
-        return []
     noted = {**analysis, "events": list(events)} if events else analysis
     return list(failure_documents(start, noted, sentence(found)))
 

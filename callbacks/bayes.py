@@ -20,7 +20,7 @@ from bluesky_bayes.callbacks.answers import (
     Outcome,
     answer,
     answer_so_far,
-    documents_of,
+    is_worth_writing,
     prepare,
     sentence,
     written_down,
@@ -463,15 +463,14 @@ class BayesCallback:
             self._listeners.tell(start["uid"], self._last, True)
         else:
             settle(run.result, error=next(found for found, _ in outcomes if isinstance(found, Exception)))
-        if self._publisher is None or not any(_is_worth_writing(found) for found, _ in outcomes):
+        if self._publisher is None or not any(is_worth_writing(found) for found, _ in outcomes):
             settle(run.published)
             self._close_entry(start["uid"], outcomes)
         elif answers:
             job_of_lines = self._worker.submit(written_down, lambda: (outcomes, start, analysis), FIRST)
             job_of_lines.add_done_callback(partial(self._written_down, run, start["uid"]))
         else:  # there may be no worker, and there is little to write
-            made = [documents_of(outcome, start, analysis) for outcome in outcomes]
-            self._publish(self._publisher, run, start["uid"], [Lines.of(documents) for documents in made if documents])
+            self._publish(self._publisher, run, start["uid"], written_down(outcomes, start, analysis))
 
     def _note_failure(self, run: _Run, outcome: Outcome) -> None:
         found, events = outcome
@@ -612,10 +611,6 @@ class _Delivery:
     awaited: list[str] = field(default_factory=list)
     last: str = ""
     error: BaseException | None = None
-
-
-def _is_worth_writing(found: Selection | Exception) -> bool:
-    return not isinstance(found, NothingToAnalyseError | NotDoneError)
 
 
 def _outcome(future: Future[T], timeout: float | None, what: str) -> T:

@@ -32,7 +32,7 @@ from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.cli import app
 from bluesky_bayes.documents import failure_documents, selection_documents
 from bluesky_bayes.plans import wait_for_published
-from bluesky_bayes.remote import Follower, answered_runs, read_answer
+from bluesky_bayes.remote import Follower, answered_runs, is_answered, read_answer
 from bluesky_bayes.servers import catalogue_of_runs, connected
 
 pytest.importorskip("bluesky_tiled_plugins")
@@ -456,6 +456,30 @@ def test_an_answer_that_was_cut_off_while_it_was_written_is_none(client: Any, ma
     write(processed, list(selection_documents(make_selection(), {"uid": "cut"}, {"digest": "d"}))[:-1])
     assert read_answer(processed, "cut") is None
     assert "cut" not in answered_runs(processed, "d")
+
+
+def test_a_run_with_several_results_is_answered_when_each_is_there_or_says_why_it_is_not(
+    client: Any, make_selection: Any
+) -> None:
+    processed, selection = catalogue_of_runs(client, "in parts"), make_selection()
+
+    def publish(uid: str, part: int, good: bool = True) -> None:
+        analysis = {"digest": "d", "part": part, "parts": 3, "events": [part]}
+        answer = selection_documents(selection, {"uid": uid}, analysis)
+        write(processed, list(answer if good else failure_documents({"uid": uid}, analysis, "no light")))
+
+    for part in (1, 2, 3):
+        publish("all", part)
+        publish("dark", part, good=False)
+    for part, good in ((1, True), (2, False), (3, True)):
+        publish("mixed", part, good)
+    for part, good in ((1, False), (1, True), (3, True)):
+        publish("gap", part, good)
+    write(processed, list(selection_documents(selection, {"uid": "single"}, {"digest": "d"})))
+    write(processed, list(failure_documents({"uid": "failed"}, {"digest": "d"}, "no light")))
+    assert answered_runs(processed, "d") == {"all", "dark", "mixed", "single", "failed"}
+    answered = [uid for uid in ("all", "dark", "mixed", "gap", "single", "failed") if is_answered(processed, uid, "d")]
+    assert answered == ["all", "mixed", "single"]
 
 
 def test_answers_are_watched_as_they_are_published(server: Server, client: Any, key: str, make_selection: Any) -> None:

@@ -5,7 +5,13 @@ from typing import Any
 
 import fakes
 import pytest
+from bluesky import RunEngine
+from bluesky.plans import grid_scan
+from ophyd.sim import det4, motor1, motor2
 
+from bluesky_bayes.callbacks import targets
+from bluesky_bayes.callbacks.answers import Lines
+from bluesky_bayes.remote import answered_runs
 from bluesky_bayes.reprocess import reprocess
 
 pytestmark = pytest.mark.usefixtures("no_compiling")
@@ -96,4 +102,53 @@ def test_answers_in_a_container_that_is_no_catalogue_of_runs_are_found(tiled_cli
     processed, runs = tiled_client.create_container("answers_alone"), [stored(), stored()]
     assert str(reprocess(runs, processed, fakes.Quick())) == "2 done, 0 skipped, 0 failed"
     assert str(reprocess(runs, processed, fakes.Quick())) == "0 done, 2 skipped, 0 failed"
-    assert len(processed) == 2
+    assert len(list(processed)) == 2
+
+
+@pytest.mark.tiled
+def test_a_run_of_which_some_results_were_refused_is_answered_in_full_by_the_next_call(
+    tiled_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processed, digest = tiled_client.create_container("refusing"), fakes.Quick().digest
+    documents, write = list[tuple[str, Any]](), targets._into_tiled
+    engine: Any = RunEngine()
+    (uid,) = engine(
+        grid_scan([det4], motor1, 1, 2, 3, motor2, 1, 2, 5), lambda name, doc: documents.append((name, dict(doc)))
+    )
+
+    def full(container: Any, tiled_writer: Any, lines: Lines) -> None:
+        if list(container):
+            raise targets.RefusedError("quota is used up")
+        write(container, tiled_writer, lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(targets, "_into_tiled", full)
+        assert str(reprocess([fakes.Stored(documents)], processed, fakes.Quick())) == "0 done, 0 skipped, 1 failed"
+    assert len(list(processed)) == 1
+    assert answered_runs(processed, digest) == set()
+    assert reprocess([fakes.Stored(documents)], processed, fakes.Quick()).done == [uid]
+    assert len(list(processed)) == 3
+    assert answered_runs(processed, digest) == {uid}
+    assert reprocess([fakes.Stored(documents)], processed, fakes.Quick()).skipped == [uid]
+    found = [run.metadata["start"]["analysis"] for run in processed.values()]
+    assert [(each["part"], each["parts"], len(each["events"])) for each in found] == [(1, 3, 5), (2, 3, 5), (3, 3, 5)]
+
+
+@pytest.mark.tiled
+def test_a_result_that_was_broken_off_while_it_was_written_is_written_anew_by_the_next_call(
+    tiled_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processed, run = tiled_client.create_container("breaking"), stored()
+
+    def broken(write: Any, lines: Lines) -> None:
+        for name, doc in lines.documents():
+            if name == "stop":
+                raise targets.RefusedError("the power was cut")
+            write(name, doc)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(targets, "_send", broken)
+        assert str(reprocess([run], processed, fakes.Quick())) == "0 done, 0 skipped, 1 failed"
+    assert reprocess([run], processed, fakes.Quick()).done == [run.uid]
+    (found,) = processed.values()
+    assert found.metadata["stop"]["exit_status"] == "success"
