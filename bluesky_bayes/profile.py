@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import json
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from bluesky import preprocessors as bpp
 from bluesky.utils import MsgGenerator
@@ -18,9 +21,22 @@ from bluesky_bayes.callbacks import BayesCallback
 
 PLAIN = {bool, int, float, str, NoneType}
 
+
+@dataclass(frozen=True)
+class _Setup:
+    """A callback that hears an engine, and what was asked for."""
+
+    engine: ref[Any]
+    name: str
+    asked: tuple[str, Any]
+    journal: Path | None
+    callback: BayesCallback
+    token: int
+
+
 _lock = threading.Lock()
+_setups: list[_Setup] = []
 _callbacks: dict[tuple[str, Any], BayesCallback] = {}
-_subscribed: WeakKeyDictionary[Any, dict[str, tuple[BayesCallback, int]]] = WeakKeyDictionary()
 
 
 def setup(
@@ -31,10 +47,13 @@ def setup(
     journal: str | Path | None = None,
     name: str = "",
 ) -> BayesCallback:
-    """Subscribe a callback to a RunEngine, once: called again with the same recipe it gives the same callback.
+    """Subscribe a callback to a RunEngine, once: asked again for the same it gives the same callback.
 
-    Called with another recipe it replaces the callback; the one before is closed, and gives up what it has not yet
-    answered. A server that is down is no reason to fail: the callback tries again.
+    Asked for anything else (another recipe, or the same with other files or another device, another target, another
+    journal) it replaces the callback that has this name on this engine, and no other. The one before is closed first,
+    and gives up what it has not yet answered; a journal keeps that. A target that is an object is the same only if it
+    is that very object: a client that is made anew each time replaces the callback each time. A server that is down is
+    no reason to fail: the callback tries again.
 
     Parameters
     ----------
@@ -47,7 +66,7 @@ def setup(
     journal : str or Path, optional
         Folder of the journal, see `BayesCallback`.
     name : str
-        Tells several callbacks of one RunEngine apart.
+        Tells several callbacks of one RunEngine apart; with the same recipe each needs a journal of its own.
 
     Returns
     -------
@@ -57,29 +76,58 @@ def setup(
     ------
     ValueError
         When a file holds no recipe.
+    JournalInUseError
+        When another callback, of this process or another, writes into the recipe's folder of the journal.
     """
     analysis = recipe if isinstance(recipe, Recipe) else load(recipe)
-    callback = callback_for(analysis, publish, journal)
+    asked, folder = _asked(analysis, publish), None if journal is None else Path(journal).expanduser().absolute()
     with _lock:
-        known = _subscribed.setdefault(engine, {})
-        before = known.get(name)
-        if before is not None and before[0] is callback:
-            return callback
+        before = next((each for each in _setups if each.engine() is engine and each.name == name), None)
         if before is not None:
-            engine.unsubscribe(before[1])
-        known[name] = (callback, engine.subscribe(callback))
-    if before is not None:
-        before[0].close(0.0)
+            if (before.asked, before.journal) == (asked, folder) and not before.callback.closed:
+                return before.callback
+            engine.unsubscribe(before.token)
+            _close(before)
+        if folder is not None:
+            _close_left_behind(folder)
+        callback = BayesCallback(analysis, publish, journal=folder)
+        _setups.append(_Setup(ref(engine), name, asked, folder, callback, engine.subscribe(callback)))
     return callback
 
 
-def callback_for(analysis: Recipe, publish: Any = None, journal: str | Path | None = None) -> BayesCallback:
-    """The callback with this analysis and target: the same one as long as it is not closed."""
-    key = (analysis.digest, publish if isinstance(publish, str) else id(publish))
+def _close(old: _Setup) -> None:
+    _setups.remove(old)
+    old.callback.close(0.0)
+
+
+def _close_left_behind(journal: Path) -> None:
+    """Close callbacks with a journal whose engine is gone: a startup file that is run again may make a new engine."""
+    gc.collect()
+    for each in [each for each in _setups if each.journal == journal and each.engine() is None]:
+        _close(each)
+
+
+def _asked(analysis: Recipe, publish: Any) -> tuple[str, Any]:
+    """All that tells callbacks apart, with what is no part of a recipe's digest."""
+    said = {
+        "kind": f"{type(analysis).__module__}.{type(analysis).__qualname__}",
+        "digest": analysis.digest,
+        "files": analysis.files.to_table(),
+        **{name: str(getattr(analysis, name, "")) for name in ("device", "library")},
+    }
+    return json.dumps(said, sort_keys=True), publish if isinstance(publish, str) else id(publish)
+
+
+def callback_for(analysis: Recipe, publish: Any = None) -> BayesCallback:
+    """The callback with this analysis and target, one that was set up if there is: the same one until it is closed."""
+    asked = _asked(analysis, publish)
     with _lock:
-        if key not in _callbacks or _callbacks[key].closed:
-            _callbacks[key] = BayesCallback(analysis, publish, journal=journal)
-        return _callbacks[key]
+        known = [each.callback for each in _setups if each.asked == asked and not each.callback.closed]
+        if known:
+            return known[0]
+        if asked not in _callbacks or _callbacks[asked].closed:
+            _callbacks[asked] = BayesCallback(analysis, publish)
+        return _callbacks[asked]
 
 
 def ready(

@@ -16,8 +16,10 @@ from ophyd import Kind
 from ophyd.sim import SynAxis, SynSignal
 
 from bluesky_bayes import profile
+from bluesky_bayes.analysis import Files
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.callbacks import bayes as module
+from bluesky_bayes.callbacks.journal import JournalInUseError
 from bluesky_bayes.plans import analysed, bisect_model_change, count_until_decisive
 from bluesky_bayes.profile import ready, setup
 from bluesky_bayes.simulated import spectrum
@@ -25,10 +27,15 @@ from bluesky_bayes.simulated import spectrum
 SECONDS = 300.0
 
 
+def known() -> list[BayesCallback]:
+    """Callbacks that were set up, or made for plans."""
+    return [*profile._callbacks.values(), *(each.callback for each in profile._setups)]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def closed_at_the_end() -> Iterator[None]:
     yield
-    for callback in profile._callbacks.values():
+    for callback in known():
         callback.close()
 
 
@@ -91,12 +98,11 @@ def test_a_plan_measures_with_a_technique_and_tells_the_verdict(techniques: dict
 def unprepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Callbacks that compile nothing, closed at the end."""
     monkeypatch.setattr(module, "prepare", fakes.unprepared)
-    before = dict(profile._callbacks)
+    monkeypatch.setattr(profile, "_callbacks", {})
+    monkeypatch.setattr(profile, "_setups", [])
     yield
-    for key, callback in list(profile._callbacks.items()):
-        if key not in before:
-            callback.close(0.0)
-            del profile._callbacks[key]
+    for callback in known():
+        callback.close(0.0)
 
 
 def subscribed(engine: Any) -> int:
@@ -115,6 +121,67 @@ def test_setting_up_again_subscribes_nothing_twice_and_a_new_recipe_replaces_the
     assert subscribed(engine) == n
     assert setup(engine, fakes.Quick(), name="beside it") is not second
     assert subscribed(engine) == 2 * n
+
+
+def elsewhere(path: str) -> Files:
+    return Files(root_map={"/data": path})
+
+
+def nowhere(name: str, doc: dict[str, Any]) -> None:
+    """A target."""
+
+
+@pytest.mark.parametrize(("first", "then"), [
+    ({"publish": lambda name, doc: None}, {"publish": lambda name, doc: None}),
+    ({"publish": "http://127.0.0.1:9/processed"}, {"publish": "http://127.0.0.1:9/other"}),
+    ({"recipe": fakes.Quick(files=elsewhere("/wrong"))}, {"recipe": fakes.Quick(files=elsewhere("/right"))}),
+    ({"recipe": fakes.Quick(device="cpu")}, {"recipe": fakes.Quick()}),
+    ({"journal": None}, {}),
+    ({"journal": "other"}, {}),
+])  # fmt: skip
+def test_whatever_is_asked_for_anew_replaces_what_was_there_which_is_closed_first(
+    unprepared: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: dict[str, Any], then: dict[str, Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = RunEngine({})
+    same = {"recipe": fakes.Quick(), "publish": nowhere, "journal": "journal"}
+    before = setup(engine, **{**same, **first})
+    n = subscribed(engine)
+    after = setup(engine, **{**same, **then})
+    assert before.closed and not after.closed
+    assert after.analysis is {**same, **then}["recipe"]
+    assert str(after.unfinished()) == "all runs are done"
+    assert setup(engine, **{**same, **then}) is after
+    assert subscribed(engine) == n
+
+
+def test_setting_up_closes_no_callback_of_another_engine_or_name(unprepared: None) -> None:
+    one, two = RunEngine({}), RunEngine({})
+    theirs = [setup(two, fakes.Quick()), setup(one, fakes.Quick(), name="beside it")]
+    mine = setup(one, fakes.Quick())
+    assert len({id(callback) for callback in (mine, *theirs)}) == 3
+    setup(one, fakes.Quick(y="other"))
+    assert mine.closed
+    assert not any(callback.closed for callback in theirs)
+
+
+def test_a_startup_file_that_makes_a_new_engine_each_time_gets_its_journal_again(
+    unprepared: None, tmp_path: Path
+) -> None:
+    before = setup(RunEngine({}), fakes.Quick(), journal=tmp_path)
+    engine = RunEngine({})
+    after = setup(engine, fakes.Quick(), journal=tmp_path)
+    assert before.closed and not after.closed
+    with pytest.raises(JournalInUseError):
+        setup(RunEngine({}), fakes.Quick(), journal=tmp_path)
+    assert not after.closed
+
+
+def test_a_ready_plan_takes_the_callback_that_was_set_up_for_its_recipe(unprepared: None) -> None:
+    engine = RunEngine({})
+    bayes = setup(engine, fakes.Quick(), nowhere)
+    assert profile.callback_for(fakes.Quick(), nowhere) is bayes
+    assert profile.callback_for(fakes.Quick(files=elsewhere("/data2")), nowhere) is not bayes
 
 
 def test_a_server_that_is_not_there_fails_no_profile(unprepared: None) -> None:
