@@ -66,7 +66,7 @@ class BayesCallback:
     publish : optional
         Where answers go, each as a run of its own: the address of a Tiled container such as
         ``"http://localhost:8000/processed"`` (its key comes from TILED_API_KEY), a Tiled container client, a databroker
-        ``Broker`` or a callable ``(name, document)``.
+        ``Broker`` or a callable ``(name, document)``, which is not sent again what it has taken in part.
     time_limit : float
         Seconds after which an analysis is taken to hang; it is then begun once more in a new process.
     every_events : int, optional

@@ -32,8 +32,8 @@ def writer(target: Any) -> Write:
     Parameters
     ----------
     target : Tiled container, databroker or callable
-        A Tiled container client that may be written to, a ``Broker`` (or a catalogue whose ``.v1`` is one), or
-        a callable ``(name, document)``.
+        A Tiled container client that may be written to (or a plain ``TiledWriter``, which stands for it), a ``Broker``
+        (or a catalogue whose ``.v1`` is one), or a callable ``(name, document)``.
 
     Raises
     ------
@@ -42,6 +42,7 @@ def writer(target: Any) -> Write:
     ModuleNotFoundError
         For a Tiled container without ``bluesky-tiled-plugins``.
     """
+    target = _container_behind(target)
     if hasattr(target, "insert"):
         return lambda lines: _into_broker(target, lines)
     if hasattr(target, "create_container") and not _is_databroker(target):
@@ -51,11 +52,23 @@ def writer(target: Any) -> Write:
     if hasattr(target, "v1"):
         return lambda lines: _into_broker(target.v1, lines)
     if callable(target):
-        return lambda lines: _send(target, lines)
+        return lambda lines: _send_once(target, lines)
     raise TypeError(
         "publish must be the address of a Tiled container ('http://localhost:8000/processed'), a Tiled container "
         f"client (client['processed']), a databroker Broker or a callable (name, document); got {type(target).__name__}"
     )
+
+
+def _container_behind(target: Any) -> Any:
+    """Container of a TiledWriter that does nothing else; anything else as it is.
+
+    The writer itself remembers each run that it began, and refuses it the second time.
+    """
+    plugins = sys.modules.get("bluesky_tiled_plugins")
+    if plugins is None or type(target) is not plugins.TiledWriter:
+        return target
+    does_more = target.patches or target.backup_directory or target.backup_dictionary is not None
+    return target if does_more else target.client
 
 
 def _is_databroker(container: Any) -> bool:
@@ -222,3 +235,26 @@ def _into_broker(broker: Any, lines: Lines) -> None:
 def _send(write: Callable[[str, dict[str, Any]], object], lines: Lines) -> None:
     for name, document in lines.documents():
         write(name, document)
+
+
+def _send_once(write: Callable[[str, dict[str, Any]], object], lines: Lines) -> None:
+    """Send a result to what cannot be asked what it has.
+
+    Raises
+    ------
+    RefusedError
+        When it fails after it has taken some of it: tried again, it would get the same start document twice.
+    """
+    from event_model import RunRouter
+
+    for n_taken, (name, document) in enumerate(lines.documents()):
+        try:
+            write(name, document)
+        except Exception as error:
+            # A router has noted the start before those behind it refuse it.
+            if is_passing(error) and (n_taken or isinstance(write, RunRouter)):
+                raise RefusedError(
+                    f"the target has begun this result and failed at its {name} document ({_words(error)}); sent again "
+                    "it would begin the same run twice, so that is left to you: bayes.finish() does it, from a journal"
+                ) from error
+            raise

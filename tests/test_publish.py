@@ -8,15 +8,15 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
-from event_model import DocumentNames, schema_validators
+from event_model import DocumentNames, RunRouter, schema_validators
 
 from bluesky_bayes import Dataset, Selection
-from bluesky_bayes.callbacks import BayesCallback, publish
+from bluesky_bayes.callbacks import BayesCallback, publish, targets
 from bluesky_bayes.callbacks import bayes as module
 from bluesky_bayes.callbacks.answers import Lines
 from bluesky_bayes.callbacks.backlog import NotDoneError
 from bluesky_bayes.callbacks.publish import Parcel, Publisher
-from bluesky_bayes.callbacks.targets import writer
+from bluesky_bayes.callbacks.targets import RefusedError, writer
 from bluesky_bayes.documents import failure_documents, selection_documents
 from bluesky_bayes.families import peaks
 
@@ -230,6 +230,61 @@ def test_a_server_that_is_down_for_a_while_gets_each_answer_once(
     assert sorted(written) == sorted(uids)
     assert caplog.text.count("ConnectionError: the server is down") == 1
     assert "results are written again" in caplog.text
+
+
+@pytest.mark.parametrize("routed", [False, True])
+@pytest.mark.filterwarnings("ignore:The callback .* raised:UserWarning")  # the router's own
+def test_a_callable_that_fails_half_way_is_not_sent_the_start_again_and_the_sentence_says_so(
+    no_compiling: None, monkeypatch: pytest.MonkeyPatch, routed: bool
+) -> None:
+    monkeypatch.setattr(publish, "FIRST_DELAY", 0.01)
+    names, last = list[str](), "start" if routed else "stop"
+
+    def restarted(name: str, doc: dict[str, Any]) -> None:
+        names.append(name)
+        if name == last:
+            raise ConnectionError("the server restarted")
+
+    target: Any = RunRouter([lambda name, doc: ([restarted], [])]) if routed else restarted
+    documents = fakes.scan_documents()
+    uid = documents[0][1]["uid"]
+    with BayesCallback(fakes.Quick(), publish=target) as bayes:
+        for name, doc in documents:
+            bayes(name, doc)
+        with pytest.raises(RefusedError, match=f"failed at its {last} document .*restarted.* the same run twice"):
+            bayes.published(uid, SECONDS)
+        assert bayes.result(uid, SECONDS)
+    assert names == (["start"] if routed else ["start", "descriptor", "event", "stop"])
+
+
+@pytest.mark.tiled
+def test_a_tiled_writer_whose_server_restarts_half_way_writes_the_answer_whole(
+    no_compiling: None, tiled_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bluesky_tiled_plugins import TiledWriter
+
+    monkeypatch.setattr(publish, "FIRST_DELAY", 0.01)
+    processed, n_failures = tiled_client.create_container("by writer"), 1
+
+    def unsteady(write: Callable[..., object], lines: Lines) -> None:
+        nonlocal n_failures
+        for name, doc in lines.documents():
+            if name == "stop" and n_failures:
+                n_failures -= 1
+                raise ConnectionError("the server restarted")
+            write(name, doc)
+
+    monkeypatch.setattr(targets, "_send", unsteady)
+    documents = fakes.scan_documents()
+    with BayesCallback(fakes.Quick(), publish=TiledWriter(processed)) as bayes:
+        for name, doc in documents:
+            bayes(name, doc)
+        result_uid = bayes.published(documents[0][1]["uid"], SECONDS)
+    (found,) = processed.values()
+    assert found.metadata["start"]["uid"] == result_uid
+    assert found.metadata["stop"]["exit_status"] == "success"
+    patching = TiledWriter(processed, patches={"start": dict})
+    assert targets._container_behind(patching) is patching
 
 
 def test_a_server_that_is_down_for_good_is_named_while_waiting_and_given_up_at_the_end(no_compiling: None) -> None:
