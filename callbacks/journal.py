@@ -111,10 +111,12 @@ class Journal:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         self._locked = _lock(self.folder / "lock")
         self.trouble = ""
+        """What the disk refuses; empty again when all of a run was written."""
         self._guard = threading.Lock()
         self._writers: dict[str, gzip.GzipFile] = {}
         self._refused: set[str] = set()  # for the thread that hands documents in; the other is for the journal's
         self._unkept: set[str] = set()
+        self._whole: set[str] = set()  # nothing of these runs was refused so far
         self._entries: dict[str, Entry] = _read(self.folder / "journal.jsonl")
         self._past: dict[str, str] = {}  # the last line of each run: a third of what an entry takes in memory
         for uid in [uid for uid, entry in self._entries.items() if entry.state == DONE]:
@@ -202,6 +204,7 @@ class Journal:
         try:
             step()
         except (OSError, ValueError, TypeError) as error:
+            self._whole.discard(uid)
             self._say(error)
             with contextlib.suppress(OSError):
                 self._unkeep(uid, str(error))
@@ -220,6 +223,7 @@ class Journal:
             self._past.pop(uid, None)
             self._entries[uid] = Entry(uid, label, published=published)
         self._unkept.discard(uid)
+        self._whole.discard(uid)
         self._note(uid, state=BEGUN)
 
     def _hear(self, copy: Copied) -> None:
@@ -243,6 +247,7 @@ class Journal:
                     os.fsync(file.fileno())
                 self._part(uid).replace(self._run_path(uid))
                 kept = True
+                self._whole.add(uid)
         finally:
             self._note(uid, state=ENDED, kept=kept)
 
@@ -276,10 +281,17 @@ class Journal:
         self._note(uid, **({} if entry.results else {"state": DONE, "reason": ""}))
         self.result_path(result).unlink(missing_ok=True)
         if not entry.results:
-            self._forget_documents(uid)
+            self._forget(uid)
 
     def _done(self, uid: str, reason: str) -> None:
         self._note(uid, state=DONE, reason=reason)
+        self._forget(uid)
+
+    def _forget(self, uid: str) -> None:
+        """Let go what was kept of a run that is done; a small record alone does not tell that the disk is well."""
+        if uid in self._whole:
+            self._whole.remove(uid)
+            self.trouble = ""
         self._forget_documents(uid)
 
     def _forget_documents(self, uid: str) -> None:
@@ -307,7 +319,6 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._n_lines += 1
-            self.trouble = ""
         except OSError:
             # What was written of the line must not stand before the next one.
             with contextlib.suppress(OSError):
@@ -337,7 +348,6 @@ class Journal:
             self._file = None
         _write_safely(self.folder / "journal.jsonl", "".join(lines).encode())
         self._n_lines = len(lines)
-        self.trouble = ""
 
     def _tidy(self) -> None:
         """Find what a power cut left between two records: whole documents are kept, and the rest is removed."""

@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import gzip
 import json
 import os
 import signal
@@ -295,6 +296,28 @@ def test_a_full_disk_is_a_sentence_and_analyses_go_on(
     assert caplog.text.count("No space left on device") == 1
     assert states(tmp_path) == dict.fromkeys([first, second, third], "done")
     assert server.raw_uids == [first, second, third]
+
+
+def test_a_disk_that_takes_records_and_no_documents_is_named_once_until_it_takes_a_whole_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_room(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def done(bayes: BayesCallback) -> str:
+        assert bayes.published(play(bayes, fakes.scan_documents()), SECONDS)
+        assert bayes._journal is not None and bayes._journal.flush(SECONDS)
+        return bayes.status()
+
+    with BayesCallback(fakes.Quick(), publish=Server(), journal=tmp_path) as bayes:
+        with monkeypatch.context() as patch:
+            patch.setattr(gzip, "open", no_room)
+            assert all("cannot be written (No space left on device)" in done(bayes) for _ in range(6))
+        assert caplog.text.count("No space left on device") == 1
+        assert "No space left on device" not in done(bayes)
+        monkeypatch.setattr(gzip, "open", no_room)
+        assert "No space left on device" in done(bayes)
+    assert caplog.text.count("No space left on device") == 2
 
 
 def test_a_slow_disk_holds_up_neither_documents_nor_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
