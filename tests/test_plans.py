@@ -91,6 +91,10 @@ def test_the_answer_is_for_the_last_run_of_a_plan_that_returns_nothing(engine: A
     assert returned(engine, analysed(two_runs(), bayes)).data.n == 6
 
 
+def test_a_plan_may_be_a_list_of_messages(engine: Any, bayes: BayesCallback) -> None:
+    assert returned(engine, analysed(list(scan(num=6)), bayes)).data.n == 6
+
+
 def test_a_plan_without_a_run_is_an_error_that_says_so(engine: Any, bayes: BayesCallback) -> None:
     with pytest.raises(RuntimeError, match="the plan made no run"):
         engine(analysed(bps.null(), bayes))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
-from bluesky.utils import Msg, MsgGenerator
+from bluesky.utils import Msg, MsgGenerator, ensure_generator
 
 from bluesky_bayes.callbacks import BayesCallback
 from bluesky_bayes.callbacks.runs import NothingToAnalyseError
@@ -112,16 +112,14 @@ def _seen(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-def analysed(
-    plan: MsgGenerator[Any], bayes: BayesCallback, timeout: float = SECONDS_TO_WAIT
-) -> MsgGenerator[Selection]:
+def analysed(plan: Iterable[Msg], bayes: BayesCallback, timeout: float = SECONDS_TO_WAIT) -> MsgGenerator[Selection]:
     """Do a plan and wait for the answer for its run; for the last to begin, if it makes several.
 
     A callback that does not hear the run ends the plan when the run begins, before anything is measured.
 
     Parameters
     ----------
-    plan : generator
+    plan : generator or iterable of Msg
         Any plan that makes a run: ``scan([det], motor, -3, 3, 301)``.
     bayes : BayesCallback
         Subscribed to the RunEngine.
@@ -155,7 +153,7 @@ def analysed(
     check_open(bayes)
     if not isinstance(plan, Iterable):
         raise TypeError(f"analysed takes a plan that was called, as analysed(scan(...), bayes); got {plan!r}")
-    yield from bpp.plan_mutator(plan, watch)  # type: ignore[no-untyped-call]
+    yield from bpp.plan_mutator(ensure_generator(plan), watch)  # type: ignore[no-untyped-call]
     if not uids:
         raise RuntimeError("the plan made no run, so there is nothing to analyse")
     return (yield from wait_for_result(bayes, uids[-1], timeout))
