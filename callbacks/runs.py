@@ -55,6 +55,11 @@ TAGS_OF_OWNERS = ("user:", "service:")
 SMALL_STEP = 0.1
 """Part of the largest step of a grid's slow axis that is no step but jitter."""
 
+RECTILINEAR = "rectilinear"
+"""What a plan hints at whose points follow each other along the lines of a grid."""
+OUTER = "outer_list_product"
+"""Pattern of such a plan that does not hint at it, nor says which axes are snaked."""
+
 Rows = npt.NDArray[np.intp]
 
 
@@ -441,35 +446,93 @@ def _numbered(rows: Rows) -> tuple[int, ...]:
 
 
 def _lines(run: CollectedRun, stream: str, x: str, scanned: Sequence[str]) -> tuple[list[Rows], int]:
-    """Rows of each line of a grid along x, in the order they were begun, and how long a full line is."""
-    k, positions = scanned.index(x), run.seq_nums[stream] - 1
-    shape = run.start.get("shape")
-    shape = [n for n in shape if isinstance(n, int) and n > 0] if isinstance(shape, list | tuple) else []
-    if len(shape) == len(scanned) and positions.size and 0 <= positions.min() <= positions.max() < np.prod(shape):
-        snaking = run.start.get("snaking")
-        snaking = list(snaking) if isinstance(snaking, list | tuple) else []
-        indices = list(np.unravel_index(positions, shape))
-        for i, snakes in enumerate(snaking[: len(shape)]):
-            traversal = positions // int(np.prod(shape[i:]))
-            if snakes:
-                indices[i] = np.where(traversal % 2, shape[i] - 1 - indices[i], indices[i])
-        others = np.array([index for i, index in enumerate(indices) if i != k])
-        keys = np.ravel_multi_index(list(others), [n for i, n in enumerate(shape) if i != k])
-        lines: dict[int, list[int]] = {}
-        for row, key in enumerate(keys):
-            lines.setdefault(int(key), []).append(row)
-        return [np.array(rows) for rows in lines.values()], shape[k]
+    """Rows of each line of a grid along x, in the order they were begun, and how long a full line is.
+
+    Raises
+    ------
+    NothingToAnalyseError
+        Where the run is no grid, or its lines along x cannot be told.
+    """
+    k, positions, shape = scanned.index(x), run.seq_nums[stream] - 1, _shape(run)
+    gridding = _hint(run, "gridding")
+    turned = None
+    if gridding in (None, RECTILINEAR):
+        if len(shape) == len(scanned) and positions.size and 0 <= positions.min() <= positions.max() < np.prod(shape):
+            indices = _indices(positions, shape, run.start.get("snaking"))
+            whole = int(positions.max()) + 1 == np.prod(shape)
+            told = gridding == RECTILINEAR or (run.start.get("plan_pattern") == OUTER and k == len(scanned) - 1)
+            if (whole and told) or _stand_still(run, stream, scanned, indices, k):
+                return _alike(indices, shape, k), shape[k]
+        turned = _turned(run, stream, scanned)
+    if turned is None:
+        raise NothingToAnalyseError(
+            f"{run.label} was scanned along {listed(scanned)} and is no grid whose points follow each other along "
+            f"lines{f' ({gridding})' if isinstance(gridding, str) else ''}, so that there are no lines to analyse: "
+            "another field as x takes all points as one curve"
+        )
     if k != len(scanned) - 1:
         raise NothingToAnalyseError(
             f"{run.label} was scanned along {listed(scanned)} without a shape that fits, so that only lines along the "
             f"fast axis {scanned[-1]!r} can be told: name it as x, or leave x out"
         )
-    steps = [np.abs(np.diff(_values(run, stream, name))) for name in scanned[:-1]]
-    turns = np.zeros(max(positions.size - 1, 0), dtype=np.bool_)
-    for step in steps:
-        if step.size and np.nanmax(step, initial=0.0) > 0:
-            turns |= step > SMALL_STEP * np.nanmax(step)
-    return np.split(np.arange(positions.size), np.flatnonzero(turns) + 1), 0
+    return turned, shape[k] if len(shape) == len(scanned) else 0
+
+
+def _shape(run: CollectedRun) -> list[int]:
+    """Points along each axis as the start document has them, empty where it does not."""
+    shape = run.start.get("shape")
+    return [n for n in shape if isinstance(n, int) and n > 0] if isinstance(shape, list | tuple) else []
+
+
+def _indices(positions: Rows, shape: Sequence[int], snaking: Any) -> list[Rows]:
+    """Where on each axis of a grid the points lie that come at these places in time."""
+    indices = list(np.unravel_index(positions, shape))
+    for i, snakes in enumerate(snaking[: len(shape)] if isinstance(snaking, list | tuple) else ()):
+        traversal = positions // int(np.prod(shape[i:]))
+        if snakes:
+            indices[i] = np.where(traversal % 2, shape[i] - 1 - indices[i], indices[i])
+    return indices
+
+
+def _alike(indices: Sequence[Rows], shape: Sequence[int], k: int) -> list[Rows]:
+    """Rows that differ in their index on axis k alone."""
+    others = [index for i, index in enumerate(indices) if i != k]
+    lines: dict[int, list[int]] = {}
+    for row, key in enumerate(np.ravel_multi_index(others, [n for i, n in enumerate(shape) if i != k])):
+        lines.setdefault(int(key), []).append(row)
+    return [np.array(rows) for rows in lines.values()]
+
+
+def _stand_still(run: CollectedRun, stream: str, scanned: Sequence[str], indices: Sequence[Rows], k: int) -> bool:
+    """Whether all axes but k are where their indices say, to half a step; an axis that was not read may be."""
+    for i, name in enumerate(scanned):
+        at = run.streams[stream].get(name)
+        if i == k or at is None or not np.all(np.isfinite(at)):
+            continue
+        levels = {index: float(np.median(at[indices[i] == index])) for index in np.unique(indices[i]).tolist()}
+        gaps = np.diff(np.sort(list(levels.values())))
+        if not gaps.size:
+            continue
+        step = np.min(gaps[gaps >= SMALL_STEP * np.max(gaps)])
+        if np.any(np.abs(at - np.array([levels[index] for index in indices[i].tolist()])) > 0.5 * step):
+            return False
+    return True
+
+
+def _turned(run: CollectedRun, stream: str, scanned: Sequence[str]) -> list[Rows] | None:
+    """Rows between the moves of the slow axes; None where these creep on, or move at most points."""
+    size = run.seq_nums[stream].size
+    turns = np.zeros(max(size - 1, 0), dtype=np.bool_)
+    slow: list[tuple[Array, float]] = []
+    for at in (_values(run, stream, name) for name in scanned[:-1]):
+        step = np.abs(np.diff(at))
+        slow.append((at, SMALL_STEP * float(np.nanmax(step, initial=0.0))))
+        turns |= step > slow[-1][1]
+    lines = np.split(np.arange(size), np.flatnonzero(turns) + 1)
+    before = lines[:-1]
+    parts = [(at[rows][np.isfinite(at[rows])], least) for rows in lines for at, least in slow]
+    crept = any(part.size and np.ptp(part) > least for part, least in parts)
+    return None if crept or sum(rows.size for rows in before) < 2 * len(before) else lines
 
 
 def _axes(
@@ -572,8 +635,7 @@ def _ending(run: CollectedRun) -> str:
 
 def _scanned_fields(run: CollectedRun, stream: str) -> list[list[str]]:
     """List the fields of each scanned axis: from the dimensions that the plan hinted, else from its motors."""
-    hints = run.start.get("hints")
-    dimensions = hints.get("dimensions") if isinstance(hints, Mapping) else None
+    dimensions = _hint(run, "dimensions")
     dimensions = dimensions if isinstance(dimensions, list) else []
     hinted = [list(fields) for fields, where in dimensions if where == stream and "time" not in fields]
     hinted = [fields for fields in hinted if fields]
@@ -582,6 +644,11 @@ def _scanned_fields(run: CollectedRun, stream: str) -> list[list[str]]:
     motors = run.start.get("motors")
     motors = [motor for motor in motors if isinstance(motor, str)] if isinstance(motors, list | tuple) else []
     return [_hinted(run, stream, motor) or [motor] for motor in motors]
+
+
+def _hint(run: CollectedRun, name: str) -> Any:
+    hints = run.start.get("hints")
+    return hints.get(name) if isinstance(hints, Mapping) else None
 
 
 def _hinted(run: CollectedRun, stream: str, device: str) -> list[str]:

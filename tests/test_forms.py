@@ -5,15 +5,20 @@ import pickle
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import fakes
 import numpy as np
 import pytest
+from bluesky import RunEngine
+from bluesky import plan_stubs as bps
+from bluesky import plans as bp
 from event_model import compose_run, schema_validators
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ophyd.sim import det4, motor1, motor2, motor3
 
 from bluesky_bayes import Analysis, Selection
 from bluesky_bayes.callbacks import BayesCallback, collector
@@ -55,6 +60,13 @@ def grid(
     return [*documents[: None if points is None else points + 2], ("stop", run.compose_stop(exit_status=exit_status))]
 
 
+def mapped(plan: Any) -> Documents:
+    """Documents of a plan that moves `motor1` and `motor2`."""
+    documents: Documents = []
+    RunEngine({})(plan, lambda name, doc: documents.append((name, doc)))
+    return documents
+
+
 LINE = [0.0, 1.0, 2.0, 3.0]
 
 
@@ -85,6 +97,70 @@ def test_a_ragged_grid_is_cut_where_its_slow_axis_moves() -> None:
 @pytest.mark.parametrize(("step", "n"), [(0.9, 2), (1.1, 3)])
 def test_a_line_ends_where_the_slow_axis_moves_by_more_than_a_tenth_of_its_largest_step(step: float, n: int) -> None:
     assert len(datasets_of(collect(grid([0.0, 10.0, 10.0 + step], [LINE] * 3, shaped=False)), ANALYSIS)) == n
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        bp.spiral([det4], motor1, motor2, 0.0, 0.0, 2.0, 2.0, 0.4, 20),
+        bp.spiral_fermat([det4], motor1, motor2, 0.0, 0.0, 2.0, 2.0, 0.4, 1.0),
+        bp.spiral_square([det4], motor1, motor2, 0.0, 0.0, 2.0, 2.0, 6, 6),
+        bp.rel_spiral_square([det4], motor1, motor2, 2.0, 2.0, 5, 4),
+    ],
+    ids=["spiral", "spiral_fermat", "spiral_square", "rel_spiral_square"],
+)
+def test_a_spiral_has_no_lines_and_says_so_once(plan: Any) -> None:
+    run = collect(mapped(plan))
+    for x in (None, "motor1", "motor2"):
+        with pytest.raises(NothingToAnalyseError, match=r"scanned along 'motor.', 'motor.' and is no grid .* no lines"):
+            pieces_of(run, analysis(x=x))
+
+
+def test_points_that_a_shape_belies_are_no_lines_of_it() -> None:
+    documents = mapped(bp.spiral_square([det4], motor1, motor2, 0.0, 0.0, 2.0, 2.0, 6, 6, md={"hints": {
+        "gridding": None, "dimensions": [[["motor1"], "primary"], [["motor2"], "primary"]]}}))  # fmt: skip
+    with pytest.raises(NothingToAnalyseError, match="is no grid"):
+        pieces_of(collect(documents), ANALYSIS)
+
+
+@pytest.mark.parametrize("snake", [False, True])
+@pytest.mark.parametrize("skipped", [1, 3, 4, 9, 11])
+def test_a_reading_that_a_grid_skips_moves_no_later_point_to_another_line(skipped: int, snake: bool) -> None:
+    steps = count()
+
+    def per_step(detectors: Any, step: Any, pos_cache: Any) -> Any:
+        yield from bps.move_per_step(step, pos_cache)
+        if next(steps) != skipped:
+            yield from bps.trigger_and_read([*detectors, *step])
+
+    options: dict[str, Any] = {"snake_axes": snake, "per_step": per_step}
+    documents = mapped(bp.grid_scan([det4], motor1, 1.0, 3.0, 3, motor2, 0.0, 3.0, 4, **options))
+    lines = datasets_of(collect(documents), ANALYSIS)
+    expected = [3 if i == skipped // 4 else 4 for i in range(3)]
+    assert [line.n for line in lines] == expected
+    assert [line.origin.metadata["motor1"].value for line in lines] == [1.0, 2.0, 3.0]
+    assert [("the line has 3 of its 4 points" in line.notes) for line in lines] == [n == 3 for n in expected]
+
+
+def test_a_grid_that_its_plan_vouches_for_needs_no_positions_to_tell_its_lines() -> None:
+    rng = np.random.default_rng(0)
+    documents = mapped(bp.list_grid_scan([det4], motor1, [1, 1, 1], motor2, LINE, snake_axes=True))
+    shaken = [
+        (name, {**doc, "data": {**doc["data"], "motor1": rng.normal()}} if name == "event" else doc)
+        for name, doc in documents
+    ]
+    lines = datasets_of(collect(shaken), ANALYSIS)
+    assert [line.x.tolist() for line in lines] == [LINE] * 3
+    with pytest.raises(NothingToAnalyseError, match="is no grid"):
+        datasets_of(collect([*shaken[:-2], shaken[-1]]), ANALYSIS)
+
+
+def test_a_grid_in_three_dimensions_has_a_line_for_each_point_of_its_slow_axes() -> None:
+    plan = bp.grid_scan([det4], motor1, 1, 2, 2, motor2, 1, 2, 3, motor3, 0, 3, 4, snake_axes=True)
+    lines = datasets_of(collect(mapped(plan)), ANALYSIS)
+    where = [tuple(line.origin.metadata[name].value for name in ("motor1", "motor2")) for line in lines]
+    assert where == [(1, 1), (1, 1.5), (1, 2), (2, 2), (2, 1.5), (2, 1)]
+    assert [line.x.tolist() for line in lines] == [LINE] * 6
 
 
 def test_the_unfinished_line_of_a_grid_that_failed_says_so_and_ends_no_other() -> None:
