@@ -405,6 +405,23 @@ def test_points_are_measured_where_models_differ_until_one_stands_out(
     assert [row["decided"] for row in trace] == [False] * 2 + [True]
 
 
+def test_points_that_cannot_be_analysed_up_to_the_last_end_the_scan_with_the_reason(
+    engine: Any, stage: Stage, judge: Callable[..., BayesCallback]
+) -> None:
+    blind = SynSignal(lambda: np.nan, name="blind", kind=Kind.hinted)
+    plan = scan_where_models_differ(
+        [blind], stage.motor, np.linspace(0.0, 1.0, 21), judge(), first=4, batch=3, max_points=9, timeout=SECONDS
+    )
+    with pytest.raises(ValueError, match="nan"):
+        engine(plan)
+    trace = stage.decisions()
+    assert [row["n_points"] for row in trace] == [4, 7, 9]
+    assert [np.isfinite(row["next_position"]) for row in trace] == [True, True, False]
+    assert all("nan" in row["reason"] and not row["decided"] for row in trace)
+    (end,) = stage.all("stop")
+    assert (end["exit_status"], end["num_events"]) == ("success", {"primary": 9, "decisions": 3})
+
+
 def test_a_plan_of_ones_own_is_told_the_next_best_point(
     engine: Any, judge: Callable[..., BayesCallback], make_selection: Callable[..., Any]
 ) -> None:

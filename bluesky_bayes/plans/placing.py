@@ -161,24 +161,24 @@ def scan_where_models_differ(
         yield from measure(evenly(allowed, first))
         n = first
         while True:
+            wanted = min(batch, max_points - n)
+            following = [NextPoint(math.nan, math.nan)]
             try:
                 found = yield from wait_for(bayes.so_far(uid), bayes, timeout, f"answer for {n} points")
             except ValueError as error:
                 row = {"model": "", "probability": 0.0, "decided": False, "reason": too_little(error)}
-                following = [NextPoint(at, math.nan) for at in evenly(allowed, min(batch, max_points - n), n)]
+                if wanted:
+                    following = [NextPoint(at, math.nan) for at in evenly(allowed, wanted, n)]
             else:
                 row = vars(decide([found], probability))
-                if row["decided"] or n >= max_points:
-                    following = [NextPoint(math.nan, math.nan)]
-                else:
-                    wanted = min(batch, max_points - n)
+                if wanted and not row["decided"]:
                     chosen = yield from next_best_point(found, allowed, bayes, wanted, seed=n, timeout=timeout)
                     following = list(chosen)
             yield from bps.checkpoint()
             yield from record.put({
                 **row, "n_points": n, "next_position": following[0].position, "expected_gain": following[-1].gain
             })  # fmt: skip
-            if row["decided"] or n >= max_points:
+            if row["decided"] or not wanted:
                 return uid
             yield from measure([point.position for point in following])
             n += len(following)
