@@ -287,6 +287,8 @@ def streams(n: int, seed: int, seeds: list[Stream]) -> Iterator[tuple[Stream, An
 class Judge:
     """Hears streams as a callback with a worker that works here and now, and counts what became of them."""
 
+    here = False
+
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.failures: list[str] = []

@@ -82,6 +82,11 @@ class Backlog:
         with self._changed:
             return self._n_waiting() + (self._running is not None)
 
+    @property
+    def here(self) -> bool:
+        """Whether this is its thread, which cannot wait for itself."""
+        return threading.current_thread() is self._thread
+
     def submit(self, work: Callable[[], T], rank: int = FINAL, slot: str = "", size: int = 0) -> Future[T]:
         """Hand in a job; its future cannot be cancelled.
 
@@ -197,6 +202,11 @@ class Lane:
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name=f"bluesky_bayes {name}", daemon=True)
         self._thread.start()
+
+    @property
+    def here(self) -> bool:
+        """Whether this is its thread, which cannot wait for itself."""
+        return threading.current_thread() is self._thread
 
     def put(self, step: Callable[[], object]) -> bool:
         """Hand in a step; gives whether it was taken, as it is until the lane is closed. Never waits."""

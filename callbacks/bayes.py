@@ -119,7 +119,8 @@ class BayesCallback:
         self._intake = Intake(analysis, desk, every_events, every_seconds)
         self._last: Selection | None = None
         self._trouble = ""
-        self._closed = False
+        self._closed = self._ended = False
+        self._closing, self._closer = threading.Lock(), 0
         atexit.register(self.close, SECONDS_AT_EXIT)
         if self._journal is not None and (left := self._journal.unfinished()):
             logger.warning(
@@ -324,25 +325,40 @@ class BayesCallback:
     def close(self, timeout: float = SECONDS_TO_CLOSE) -> None:
         """Hear nothing more, let analyses and publishing finish for up to `timeout` seconds, give up the rest.
 
-        What is given up stays in the journal, if there is one.
+        What is given up stays in the journal, if there is one. What breaks it off, such as Ctrl-C, leaves the rest to
+        the next call. Called on its own threads, as by a future's callback, it returns at once and goes on behind.
         """
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+        self._closed = True
+        if self._worker.here or self._intake.here or (self._publisher is not None and self._publisher.here):
+            threading.Thread(target=self._close, args=(timeout,), name="bluesky_bayes closing").start()
+        else:
+            self._close(timeout)
+
+    def _close(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
 
         def left() -> float:
             return max(0.0, deadline - time.monotonic())
 
-        self._intake.close(left())
-        self._worker.close(timeout)
-        if self._publisher is not None:
-            self._publisher.close(left())
-        if self._journal is not None:
-            self._journal.close(max(SECONDS_TO_LISTEN, left()))
-        self._listeners.close(SECONDS_TO_LISTEN)
-        atexit.unregister(self.close)
+        me = threading.get_ident()
+        if self._closer == me or not self._closing.acquire(timeout=left()):
+            return
+        try:
+            self._closer = me
+            if self._ended:
+                return
+            self._intake.close(left())
+            self._worker.close(timeout)
+            if self._publisher is not None:
+                self._publisher.close(left())
+            if self._journal is not None:
+                self._journal.close(max(SECONDS_TO_LISTEN, left()))
+            self._listeners.close(SECONDS_TO_LISTEN)
+            self._ended = True
+            atexit.unregister(self.close)
+        finally:
+            self._closer = 0
+            self._closing.release()
 
     def __enter__(self) -> Self:
         """Enter a context that closes it."""

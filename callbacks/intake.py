@@ -93,6 +93,11 @@ class Intake:
         """Whether a run goes on."""
         return uid in self._open
 
+    @property
+    def here(self) -> bool:
+        """Whether this is the thread on which documents are collected."""
+        return self._lane.here
+
     def hear(self, name: str, doc: Document) -> None:
         """Sort a document in and hand it to the thread."""
         with self._lock:

@@ -83,6 +83,11 @@ class Publisher:
         with self._changed:
             return len(self._waiting) + (self._writing is not None)
 
+    @property
+    def here(self) -> bool:
+        """Whether this is the thread on which results are written."""
+        return threading.current_thread() is self._thread
+
     def submit(self, parcel: Parcel) -> Future[str]:
         """Have a result written; its future carries its uid, or why it will not be written."""
         with self._changed:

@@ -76,6 +76,11 @@ class Worker:
         """Jobs that wait or run."""
         return len(self._backlog)
 
+    @property
+    def here(self) -> bool:
+        """Whether this is the thread on which jobs end."""
+        return self._backlog.here
+
     def submit(
         self, function: Callable[..., T], arguments: Arguments, rank: int = FINAL, slot: str = "", size: int = 0
     ) -> Future[T]:

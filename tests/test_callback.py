@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from ophyd.sim import SynAxis
 
 from bluesky_bayes.callbacks import BayesCallback, intake
 from bluesky_bayes.callbacks import bayes as module
-from bluesky_bayes.callbacks.backlog import NotDoneError
+from bluesky_bayes.callbacks.backlog import Backlog, NotDoneError
+from bluesky_bayes.callbacks.journal import JournalInUseError
 from bluesky_bayes.callbacks.publish import Publisher
 from bluesky_bayes.callbacks.runs import NothingToAnalyseError, RunCollector
 from bluesky_bayes.callbacks.worker import Worker, WorkerDiedError
@@ -457,6 +459,49 @@ def test_an_analysis_that_blocks_holds_up_nobody_and_closing_ends_it() -> None:
     assert callback.status().startswith("closed: ")
     assert hear(callback, fakes.scan_documents())
     callback.close()
+
+
+def test_closing_that_was_broken_off_is_taken_up_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Written()
+    callback = BayesCallback(fakes.Slow(seconds=0.5), publish=written, journal=tmp_path)
+    uid = hear(callback, fakes.scan_documents())
+
+    def interrupted(jobs: Backlog) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Backlog, "_idle", interrupted)
+        callback.close(SECONDS)
+    assert callback.closed
+    with pytest.raises(JournalInUseError):
+        BayesCallback(fakes.Quick(), journal=tmp_path)
+    callback.close(SECONDS)
+    assert callback.published(uid, 0) == written.runs[0][0][1]["uid"]
+    assert callback._worker._process is not None and not callback._worker._process.alive
+    BayesCallback(fakes.Quick(), journal=tmp_path).close(SECONDS)
+
+
+def test_who_waits_for_an_answer_may_close_the_callback_which_then_writes_it(tmp_path: Path) -> None:
+    documents, written, seconds = fakes.scan_documents(), Written(), list[float]()
+    callback = BayesCallback(fakes.Quick(), publish=written, journal=tmp_path)
+
+    def close(_: Future[Any]) -> None:
+        begin = time.monotonic()
+        callback.close(SECONDS)
+        seconds.append(time.monotonic() - begin)
+
+    callback(*documents[0])
+    uid = documents[0][1]["uid"]
+    for future in (callback.future(uid), callback._run(uid).published):
+        future.add_done_callback(close)
+    hear(callback, documents)
+    assert callback.published(uid, SECONDS)
+    callback.close(SECONDS)
+    assert len(written.of(uid)) == 1
+    assert len(seconds) == 2 and max(seconds) < 1.0
+    BayesCallback(fakes.Quick(), journal=tmp_path).close(SECONDS)
 
 
 def test_closing_waits_for_work_that_finishes_in_time() -> None:
