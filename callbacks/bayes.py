@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import pickle
 import threading
 import time
@@ -121,6 +122,7 @@ class BayesCallback:
         self._trouble = ""
         self._closed = self._ended = False
         self._closing, self._closer = threading.Lock(), 0
+        self._owner = os.getpid()
         atexit.register(self.close, SECONDS_AT_EXIT)
         if self._journal is not None and (left := self._journal.unfinished()):
             logger.warning(
@@ -327,7 +329,10 @@ class BayesCallback:
 
         What is given up stays in the journal, if there is one. What breaks it off, such as Ctrl-C, leaves the rest to
         the next call. Called on its own threads, as by a future's callback, it returns at once and goes on behind.
+        In a fork of this process, which has none of these threads, it does nothing.
         """
+        if os.getpid() != self._owner:
+            return
         self._closed = True
         if self._worker.here or self._intake.here or (self._publisher is not None and self._publisher.here):
             threading.Thread(target=self._close, args=(timeout,), name="bluesky_bayes closing").start()

@@ -578,3 +578,36 @@ def test_an_unguarded_script_runs_once_and_ends_though_an_analysis_blocks(reposi
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["the experiment begins", "1 peak"]
     assert "given up: not finished 0.5 s after the callback was closed" in done.stderr
+
+
+FORK = """
+import os, sys, time
+import fakes
+from bluesky_bayes.callbacks import BayesCallback, bayes as module
+
+module.prepare = fakes.unprepared
+bayes = BayesCallback(fakes.Slow(seconds=3.0))
+for name, doc in fakes.scan_documents(uid="one"):
+    bayes(name, doc)
+while bayes._worker._process is None or len(bayes._worker) != 1 or not bayes._worker._warm.done():
+    time.sleep(0.01)
+time.sleep(1.0)
+child = os.fork()
+if child == 0:
+    sys.exit(0)
+deadline = time.monotonic() + 20.0
+while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+    time.sleep(0.05)
+if ended == (0, 0):
+    os.kill(child, 9)
+print(ended == (child, 0), bayes.result("one", 30.0).best.model.name)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
+def test_a_fork_ends_while_a_job_runs_and_leaves_the_callback_to_its_owner(repository: Path) -> None:
+    path = os.pathsep.join([str(repository / "tests"), str(repository)])
+    done = subprocess.run(
+        [sys.executable, "-c", FORK], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=90
+    )
+    assert done.stdout.split() == ["True", "1", "peak"], done.stderr
