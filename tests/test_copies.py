@@ -1,6 +1,7 @@
 """Documents are copied so that nobody can change them, and so that thousands of them burden nobody."""
 
 import gc
+import pickle
 import threading
 from typing import Any
 
@@ -8,7 +9,7 @@ import fakes
 import numpy as np
 import pytest
 
-from bluesky_bayes.callbacks.collector import Asked
+from bluesky_bayes.callbacks.collector import Asked, Document
 from bluesky_bayes.callbacks.copies import copied, opened, size_of
 from bluesky_bayes.callbacks.intake import Desk, Intake
 
@@ -32,6 +33,35 @@ def test_what_cannot_be_copied_goes_by_its_type_and_what_has_no_end_is_refused()
     endless["more"] = endless
     with pytest.raises(ValueError, match="nested deeper"):
         copied("a run", "start", endless)
+
+
+class Broken:
+    """Becomes bytes, and cannot be made from them again: neither it nor what follows from it."""
+
+    def __reduce__(self) -> Any:
+        return float, ("no number",), {"state": 1}, iter([1, 2]), iter([("a", 1)])
+
+
+def test_what_cannot_be_made_again_from_its_copy_goes_by_its_type() -> None:
+    numbers = np.arange(3.0)
+    doc = {"odd": Broken(), "deep": [Broken(), {"x": numbers, "n": np.float64(2.0)}]}
+    uid, name, found = opened(copied("a run", "start", doc))
+    assert (uid, name, repr(found["odd"]), found["deep"][1]["n"]) == ("a run", "start", "<float>", 2.0)
+    np.testing.assert_array_equal(found["deep"][1]["x"], numbers)
+
+
+@pytest.mark.parametrize("where", ["start", "descriptor", "event", "stop"])
+def test_a_document_with_an_object_that_cannot_be_made_again_is_not_lost(where: str) -> None:
+    heard, desk = fakes.scan_documents(), Heard()
+    intake = Intake(fakes.Quick(), desk.desk)
+    for name, doc in heard:
+        intake.hear(name, {**doc, "odd": Broken()} if name == where else doc)
+    intake.close(SECONDS)
+    (collected,) = desk.collected
+    run = pickle.loads(collected).collected()
+    assert run.streams["primary"]["motor"].size == 5
+    assert (run.start["uid"], run.stop["exit_status"]) == (heard[0][1]["uid"], "success")
+    assert all(doc.get("odd", "<float>") == "<float>" for doc in (run.start, run.stop))
 
 
 def test_documents_that_wait_are_nothing_for_the_garbage_collector() -> None:
@@ -79,11 +109,15 @@ class Heard:
     """Names of documents, and uids of runs that have ended."""
 
     def __init__(self) -> None:
-        self.names, self.ended = list[str](), list[str]()
+        self.names, self.ended, self.collected = list[str](), list[str](), list[bytes]()
         self.desk = Desk(
             begin=lambda start: True,
             heard=lambda uid, name, copy: self.names.append(name),
             ask=lambda uid, collected: None,
-            end=lambda uid, start, stop, collected: self.ended.append(uid),
+            end=self.end,
             give_up=lambda uid, reason: None,
         )
+
+    def end(self, uid: str, start: Document, stop: Document, collected: bytes) -> None:
+        self.ended.append(uid)
+        self.collected.append(collected)
