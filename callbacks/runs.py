@@ -636,14 +636,27 @@ def _ending(run: CollectedRun) -> str:
 def _scanned_fields(run: CollectedRun, stream: str) -> list[list[str]]:
     """List the fields of each scanned axis: from the dimensions that the plan hinted, else from its motors."""
     dimensions = _hint(run, "dimensions")
-    dimensions = dimensions if isinstance(dimensions, list) else []
-    hinted = [list(fields) for fields, where in dimensions if where == stream and "time" not in fields]
+    dimensions = [_dimension(run, entry) for entry in dimensions] if isinstance(dimensions, list) else []
+    hinted = [fields for fields, where in dimensions if where == stream and "time" not in fields]
     hinted = [fields for fields in hinted if fields]
     if hinted or dimensions:
         return hinted
     motors = run.start.get("motors")
     motors = [motor for motor in motors if isinstance(motor, str)] if isinstance(motors, list | tuple) else []
     return [_hinted(run, stream, motor) or [motor] for motor in motors]
+
+
+def _dimension(run: CollectedRun, entry: Any) -> tuple[list[str], str]:
+    """The fields of one axis, and their stream."""
+    match entry:
+        case [str(field), str(stream)]:
+            return [field], stream
+        case [[*fields], str(stream)] if all(isinstance(field, str) for field in fields):
+            return fields, stream
+    raise NothingToAnalyseError(
+        f"the hints of {run.label} have {str(entry)[:LONGEST_TEXT]} among their dimensions, where [[field, ...], "
+        "stream] is expected: give the plan md={'hints': {'dimensions': [[['motor'], 'primary']]}}"
+    )
 
 
 def _hint(run: CollectedRun, name: str) -> Any:

@@ -121,6 +121,19 @@ def test_without_hints_the_motors_are_what_was_scanned() -> None:
     assert dataset_of(collect(fakes.scan_documents(hints={})), ANALYSIS).origin.x == "motor"
 
 
+def test_a_dimension_may_be_a_field_alone() -> None:
+    documents = fakes.scan_documents(hints={"dimensions": [["motor", "primary"]]})
+    assert dataset_of(collect(documents), ANALYSIS).origin.x == "motor"
+
+
+@pytest.mark.parametrize("entry", [[["motor"]], [["motor"], "primary", "x"], [], "ab", 5, [[["motor"]], "primary"]])
+def test_a_dimension_that_is_no_fields_and_stream_is_a_sentence(entry: Any) -> None:
+    documents = fakes.scan_documents()
+    start = ("start", {**documents[0][1], "hints": {"dimensions": [entry]}})
+    with pytest.raises(NothingToAnalyseError, match=r"hints of run .* where \[\[field, ...\], stream\] is expected"):
+        dataset_of(collect([start, *documents[1:]]), ANALYSIS)
+
+
 def test_a_count_has_nothing_to_be_plotted_against() -> None:
     hints = {"dimensions": [[["time"], "primary"]]}
     with pytest.raises(NothingToAnalyseError, match=r"nothing was scanned .* there are 'motor', 'det'"):
