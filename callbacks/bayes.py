@@ -82,7 +82,7 @@ class BayesCallback:
     TypeError
         When `analysis` cannot be sent to another process, or nothing can be published to `publish`.
     ValueError
-        For an address that names no container, or counts and times that are not positive.
+        For an address that names no container, counts and times that are not positive, or a time limit without end.
     JournalInUseError
         When another callback, here or in another process, has the folder.
     """
@@ -101,6 +101,10 @@ class BayesCallback:
         for name, value in paces.items():
             if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise ValueError(f"{name} must be positive, or left out; got {value!r}")
+        if time_limit is not None and time_limit > threading.TIMEOUT_MAX:
+            raise ValueError(
+                f"time_limit must be a number of seconds, {threading.TIMEOUT_MAX:.2g} at most; got {time_limit!r}"
+            )
         self._pickled = _portable(analysis)
         self.analysis = analysis
         self._provenance = _provenance(analysis)

@@ -127,6 +127,12 @@ def test_a_pace_that_is_not_positive_is_refused(every: dict[str, Any]) -> None:
         BayesCallback(fakes.Quick(), **every)
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+def test_a_time_limit_that_no_clock_reaches_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"time_limit must be a number of seconds, .* at most; got"):
+        BayesCallback(fakes.Quick(), time_limit=seconds)
+
+
 def test_documents_beyond_what_may_wait_give_the_run_up_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "MOST_BYTES_WAITING", 10_000)
     released = threading.Event()
