@@ -230,8 +230,9 @@ class ModelChange:
     below, above : str
         The models that hold at its ends.
     found : bool
-        Whether the model changes, and the bracket is as narrow as was asked for. Where positions between its ends
-        stayed undecided the bracket is around them, as narrow as can be, and this is False.
+        Whether the model changes, and the bracket is as narrow as was asked for, or no number lies between its ends.
+        Where positions between its ends stayed undecided the bracket is around them, as narrow as can be, and this is
+        False.
     reason : str
         In a sentence.
     visits : tuple of Visit
@@ -259,7 +260,7 @@ def next_position(visits: Sequence[Visit], tolerance: float) -> float | ModelCha
     visits : sequence of Visit
         The low end, the high end, and what was measured between.
     tolerance : float
-        Width of the bracket that is narrow enough.
+        Width of the bracket that is narrow enough; narrower than numbers can tell it never is.
     """
     low, high = visits[0], visits[1]
     for visit in (visit for visit in visits[2:] if visit.decision.decided):
@@ -282,8 +283,9 @@ def next_position(visits: Sequence[Visit], tolerance: float) -> float | ModelCha
     unsure.sort(key=lambda visit: abs(visit.position - low.position))
     stops = [low, *unsure, high]
     for before, after in ((stops[0], stops[1]), (stops[-2], stops[-1])):
-        if abs(after.position - before.position) > tolerance:
-            return 0.5 * (before.position + after.position)
+        middle = 0.5 * (before.position + after.position)
+        if abs(after.position - before.position) > tolerance and middle not in (before.position, after.position):
+            return middle
     models = f"{low.decision.model} at {low.position:g}, {high.decision.model} at {high.position:g}"
     reason = f"the model changes between {low.position:g} and {high.position:g}: {models}"
     if unsure:

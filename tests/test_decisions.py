@@ -162,6 +162,19 @@ def test_the_bracket_halves_until_it_is_narrow_enough(change_at: float, downward
     assert {following.below, following.above} == {"A", "B"}
 
 
+@pytest.mark.parametrize("ends", [(100.0, 140.0), (140.0, 100.0), (-1e-320, 1e-320), (-1e300, 1e300)])
+@pytest.mark.parametrize("part", [0.0, 0.43, 1.0])
+def test_a_bracket_that_no_number_can_halve_is_narrow_enough(ends: tuple[float, float], part: float) -> None:
+    change_at = max(min(ends) + part * (max(ends) - min(ends)), math.nextafter(min(ends), math.inf))
+    positions = list(ends)
+    while not isinstance(following := next_position(visited(change_at, positions), 5e-324), ModelChange):
+        assert following not in positions
+        positions.append(following)
+    assert following.found
+    assert math.nextafter(following.low, following.high) == following.high
+    assert min(following.low, following.high) < change_at <= max(following.low, following.high)
+
+
 def test_of_two_changes_the_one_nearer_to_the_low_end_is_found() -> None:
     def model(at: float) -> str:
         return "A" if at < 2.0 else "B" if at < 7.0 else "C"
