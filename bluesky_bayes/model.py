@@ -123,10 +123,8 @@ class Model:
             for slot, parameter in zip(term.slots, term.component.parameters, strict=True):
                 if parameter.role != "width":
                     continue
-                if slot.parameter is None and slot.offset <= 0.0:
-                    raise ValueError(
-                        f"width '{term.label}.{parameter.name}' is fixed at {slot.offset:g}; it must be positive"
-                    )
+                if slot.parameter is None and slot.offset < 0.0:
+                    raise ValueError(f"width '{term.label}.{parameter.name}' is fixed at {slot.offset:g}")
                 if slot == Slot(slot.parameter) and slot.parameter is not None:
                     check_bounds(slot.parameter, self.priors[slot.parameter], 0.0, math.inf, "a width")
 

@@ -298,7 +298,6 @@ GOOD = Dataset(np.arange(10.0), np.arange(10.0))
         (lambda: models(background=True), "background must be None, 'constant'"),
         (lambda: models(background=1.7), "background must be None, 'constant'"),
         (lambda: answer(GOOD, models(fixed={"sigma": -1})), "width 'peak1.sigma' is fixed at -1"),
-        (lambda: answer(GOOD, models(fixed={"sigma": 0})), "width 'peak1.sigma' is fixed at 0; it must be positive"),
         (lambda: models(fixed={"sigma": "a"}), "parameter 'sigma' of a peak must be fixed at a number; got 'a'"),
         (
             lambda: models(fixed={"sigma": 1}, priors={"sigma": stats.norm(1, 0.1)}),

@@ -86,7 +86,7 @@ def lanczos() -> Question:
     priors = {"amplitude": between(0, 5), "rate": between(0, 10)}
     certified = tuple(named(f"decay{i}.{name}") for i in (1, 2, 3) for name in ("amplitude", "rate"))
     candidates = family(decay, [2, 3, 4], background=None, priors=priors)
-    return Question(candidates, (1e-6, 1), "3 decays", certified, Settings())
+    return Question(candidates, (1e-6, 1), "3 decays", certified, Settings(sweeps=4000))
 
 
 def mgh() -> Question:

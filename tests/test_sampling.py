@@ -20,7 +20,7 @@ from problems import (
 )
 
 from bluesky_bayes import Dataset, Gaussian, Selection, jobs, select, select_iter, select_many
-from bluesky_bayes.evidence import NOTHING, UNKNOWN, Evidence, bridged, doubted, evidence
+from bluesky_bayes.evidence import NOTHING, UNKNOWN, Evidence, bridged, doubted, effective_size, evidence
 from bluesky_bayes.families import peaks
 from bluesky_bayes.jobs import Job
 
@@ -93,6 +93,23 @@ def test_independent_draws_give_evidence_and_posterior_of_what_is_determined() -
             other, few = b.parameters[name], min(a.diagnostics.ess, b.diagnostics.ess)
             assert abs(summary.mean - other.mean) < 6 * other.sd / math.sqrt(few)
             assert summary.sd == pytest.approx(other.sd, rel=0.25)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_the_effective_size_of_chains_is_that_of_their_autocorrelation(correlation: float) -> None:
+    steps = np.random.default_rng(0).standard_normal((20, 8, 400))
+    chains = steps.copy()
+    for t in range(1, 400):
+        chains[..., t] = correlation * chains[..., t - 1] + math.sqrt(1 - correlation**2) * steps[..., t]
+    expected = 3200 * (1 - correlation) / (1 + correlation)
+    assert np.mean(effective_size(chains)) == pytest.approx(expected, rel=0.15)
+    assert effective_size(np.ones((8, 400))) == 3200
+
+
+def test_chains_that_disagree_are_worth_few_draws() -> None:
+    rng = np.random.default_rng(0)
+    apart = rng.standard_normal((50, 8, 400)) + 0.3 * rng.standard_normal((50, 8, 1))
+    assert np.median(effective_size(apart)) == pytest.approx(8 * 1.09 / 0.09, rel=0.3)
 
 
 def test_the_effective_size_of_clouds_is_that_by_which_means_scatter() -> None:
