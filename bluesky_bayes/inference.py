@@ -29,7 +29,7 @@ from bluesky_bayes.reference import first_start
 from bluesky_bayes.sampler import Sampler, Settings
 from bluesky_bayes.selection import Selection
 from bluesky_bayes.summaries import curves_of, posterior_of
-from bluesky_bayes.tasks import Block, blocks_of, make_task, single_precision_is_enough
+from bluesky_bayes.tasks import Block, blocks_of, groups_of, make_task, same_groups, single_precision_is_enough
 
 BATCH = 16
 """Data sets sampled side by side; more wait their turn, so that memory stays bounded."""
@@ -347,9 +347,9 @@ def _earlier(start: Selection | None, model: Model, task: Task) -> Array | None:
     """Whitened draws (n, n_parameters) of the same model's posterior in an earlier answer."""
     if start is None or model.name not in start.names or not model.parameters:
         return None
-    draws = start[model.name].draws
-    if set(draws) != set(model.parameters):
-        return None
+    draws, known = start[model.name].draws, groups_of(start[model.name].model)
+    if set(draws) != set(model.parameters) or (known and not same_groups(known, groups_of(model))):
+        return None  # of components that were put in order, the draws lack all other labellings
     return np.stack(
         [at_value(table, draws[name].ravel()) for name, table in zip(model.parameters, task.tables, strict=True)],
         axis=1,

@@ -50,7 +50,7 @@ from bluesky_bayes.sampler import (
     thinned,
 )
 from bluesky_bayes.smc import SequentialMonteCarlo
-from bluesky_bayes.tasks import groups_of, in_order
+from bluesky_bayes.tasks import groups_of, in_order, same_groups
 
 _T = TypeVar("_T")
 EXCHANGE, INDEPENDENCE = Exchange(), Independence()
@@ -399,6 +399,11 @@ class Job:
             raise ValueError(
                 f"the chains of {self.model.name!r} come from an earlier version, which moved them in another way, "
                 "so that they cannot go on; ask again with a smaller `error`"
+            )
+        if standing.start.groups and not same_groups(standing.start.groups, self.groups):
+            raise ValueError(
+                f"the chains of {self.model.name!r} come from an earlier version, which took components with priors of "
+                "their own for exchangeable: its log evidence is wrong; ask again"
             )
         self.sampler, self.states, self.infos = SAMPLERS[standing.sampler], standing.states, standing.infos
         self.particles, state = standing.particles, standing.states[0]

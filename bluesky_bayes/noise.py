@@ -223,6 +223,11 @@ def noise_for(data: Dataset, noise: Noise | None) -> Noise:
 
 def _of_points(data: Dataset, values: Array, name: str, in_order: bool) -> Array:
     """Numbers of the points, in their order."""
+    if in_order and values.shape != data.x.shape and np.any(np.diff(data.rows) < 0):
+        raise ValueError(
+            f"{name} is in the order of x and has {values.size} values for {data.n} points of y ({data.origin.y!r}), "
+            "which were given in another order: give one for each of these points"
+        )
     found = values if in_order and values.shape == data.x.shape else data.arranged(values, name)
     bad = np.flatnonzero(~positive(found))
     if bad.size:

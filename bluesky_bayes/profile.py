@@ -33,6 +33,10 @@ class _Setup:
     callback: BayesCallback
     token: int
 
+    def says(self, asked: tuple[str, Any], journal: Path | None) -> bool:
+        """Whether this was asked for, and is heard."""
+        return (self.asked, self.journal) == (asked, journal) and not self.callback.closed
+
 
 _lock = threading.Lock()
 _setups: list[_Setup] = []
@@ -66,7 +70,8 @@ def setup(
     journal : str or Path, optional
         Folder of the journal, see `BayesCallback`.
     name : str
-        Tells several callbacks of one RunEngine apart; with the same recipe each needs a journal of its own.
+        Tells several callbacks of one RunEngine apart; with the same recipe each needs a journal of its own. Engines
+        for which the same is asked share one callback.
 
     Returns
     -------
@@ -82,28 +87,36 @@ def setup(
     analysis = recipe if isinstance(recipe, Recipe) else load(recipe)
     asked, folder = _asked(analysis, publish), None if journal is None else Path(journal).expanduser().absolute()
     with _lock:
+        _close_left_behind()
         before = next((each for each in _setups if each.engine() is engine and each.name == name), None)
+        if before is not None and before.says(asked, folder):
+            return before.callback
+        others = (each for each in _setups if each.engine() is not engine)
+        shared = next((each.callback for each in others if each.says(asked, folder)), None)
+        # Of one journal there may be one callback at a time; else what is refused leaves the one before.
+        if shared is None and before is not None and before.journal == folder is not None:
+            _close(before, engine)
+            before = None
+        callback = shared or BayesCallback(analysis, publish, journal=folder)
         if before is not None:
-            if (before.asked, before.journal) == (asked, folder) and not before.callback.closed:
-                return before.callback
-            engine.unsubscribe(before.token)
-            _close(before)
-        if folder is not None:
-            _close_left_behind(folder)
-        callback = BayesCallback(analysis, publish, journal=folder)
+            _close(before, engine)
         _setups.append(_Setup(ref(engine), name, asked, folder, callback, engine.subscribe(callback)))
     return callback
 
 
-def _close(old: _Setup) -> None:
+def _close(old: _Setup, engine: Any = None) -> None:
+    """End a setup, and its callback where no other has it."""
+    if engine is not None:
+        engine.unsubscribe(old.token)
     _setups.remove(old)
-    old.callback.close(0.0)
+    if all(each.callback is not old.callback for each in _setups):
+        old.callback.close(0.0)
 
 
-def _close_left_behind(journal: Path) -> None:
-    """Close callbacks with a journal whose engine is gone: a startup file that is run again may make a new engine."""
+def _close_left_behind() -> None:
+    """End setups whose engine is gone: a startup file that is run again may make a new engine."""
     gc.collect()
-    for each in [each for each in _setups if each.journal == journal and each.engine() is None]:
+    for each in [each for each in _setups if each.engine() is None]:
         _close(each)
 
 
@@ -122,6 +135,7 @@ def callback_for(analysis: Recipe, publish: Any = None) -> BayesCallback:
     """The callback with this analysis and target, one that was set up if there is: the same one until it is closed."""
     asked = _asked(analysis, publish)
     with _lock:
+        _close_left_behind()
         known = [each.callback for each in _setups if each.asked == asked and not each.callback.closed]
         if known:
             return known[0]

@@ -261,6 +261,11 @@ def groups_of(model: Model) -> tuple[Group, ...]:
     return tuple(groups)
 
 
+def same_groups(one: Sequence[Group], other: Sequence[Group]) -> bool:
+    """Whether the same components are exchangeable, by the same order."""
+    return [(g.columns.tolist(), g.location) for g in one] == [(g.columns.tolist(), g.location) for g in other]
+
+
 def order_of(groups: Sequence[Group]) -> Order:
     """Groups as the kernels read them."""
     rows = [row for group in groups for row in group.columns]
@@ -305,12 +310,17 @@ def _cached_table(family: Any, args: tuple[Any, ...], kwds: tuple[tuple[str, Any
     return quantile_table(generic(*args, **dict(kwds)))
 
 
+@functools.lru_cache(maxsize=64)
+def _own_table(prior: Prior) -> Array:
+    return quantile_table(prior)
+
+
 def table_of(prior: Prior | None) -> Array:
-    """`quantile_table`, remembered for scipy's own distributions."""
+    """`quantile_table`, remembered: for scipy's own distributions by their numbers, else for the object."""
     assert prior is not None
     family: Any = type(prior.dist)
     if family.__module__ != "scipy.stats._continuous_distns" or family.__name__ == "rv_histogram":
-        return quantile_table(prior)
+        return _own_table(prior)
     numbers = sorted((name, float(value)) for name, value in prior.kwds.items())
     return _cached_table(family, tuple(float(value) for value in prior.args), tuple(numbers))
 

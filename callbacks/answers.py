@@ -66,9 +66,9 @@ def written_down(outcomes: list[Outcome], start: Document, analysis: dict[str, A
     """Results to be published, one for each outcome that has any; of several each says how many there are."""
     parts = sum(is_worth_writing(found) for found, _ in outcomes)
     made: list[Lines] = []
-    for part, outcome in enumerate(outcomes, start=1):
+    for outcome in outcomes:
         if is_worth_writing(outcome[0]):
-            noted = {**analysis, "part": part, "parts": parts} if len(outcomes) > 1 else analysis
+            noted = {**analysis, "part": len(made) + 1, "parts": parts} if len(outcomes) > 1 else analysis
             made.append(Lines.of(_documents_of(outcome, start, noted)))
     return made
 

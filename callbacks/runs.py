@@ -55,6 +55,9 @@ TAGS_OF_OWNERS = ("user:", "service:")
 SMALL_STEP = 0.1
 """Part of the largest step of a grid's slow axis that is no step but jitter."""
 
+BEYOND_JITTER = 6.0
+"""How many times its median jitter an axis must step to tell where it is."""
+
 RECTILINEAR = "rectilinear"
 """What a plan hints at whose points follow each other along the lines of a grid."""
 OUTER = "outer_list_product"
@@ -461,7 +464,7 @@ def _lines(run: CollectedRun, stream: str, x: str, scanned: Sequence[str]) -> tu
             indices = _indices(positions, shape, run.start.get("snaking"))
             whole = int(positions.max()) + 1 == np.prod(shape)
             told = gridding == RECTILINEAR or (run.start.get("plan_pattern") == OUTER and k == len(scanned) - 1)
-            if (whole and told) or _stand_still(run, stream, scanned, indices, k):
+            if (whole and told) or _stand_still(run, stream, scanned, indices, k, BEYOND_JITTER if told else 0.0):
                 return _alike(indices, shape, k), shape[k]
         turned = _turned(run, stream, scanned)
     if turned is None:
@@ -503,8 +506,13 @@ def _alike(indices: Sequence[Rows], shape: Sequence[int], k: int) -> list[Rows]:
     return [np.array(rows) for rows in lines.values()]
 
 
-def _stand_still(run: CollectedRun, stream: str, scanned: Sequence[str], indices: Sequence[Rows], k: int) -> bool:
-    """Whether all axes but k are where their indices say, to half a step; an axis that was not read may be."""
+def _stand_still(
+    run: CollectedRun, stream: str, scanned: Sequence[str], indices: Sequence[Rows], k: int, beyond: float
+) -> bool:
+    """Whether all axes but k are where their indices say, to half a step.
+
+    An axis that was not read may be, and so may one whose step is no more than so many times its jitter.
+    """
     for i, name in enumerate(scanned):
         at = run.streams[stream].get(name)
         if i == k or at is None or not np.all(np.isfinite(at)):
@@ -514,7 +522,8 @@ def _stand_still(run: CollectedRun, stream: str, scanned: Sequence[str], indices
         if not gaps.size:
             continue
         step = np.min(gaps[gaps >= SMALL_STEP * np.max(gaps)])
-        if np.any(np.abs(at - np.array([levels[index] for index in indices[i].tolist()])) > 0.5 * step):
+        apart = np.abs(at - np.array([levels[index] for index in indices[i].tolist()]))
+        if np.any(apart > 0.5 * step) and step > beyond * np.median(apart):
             return False
     return True
 

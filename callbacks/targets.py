@@ -67,7 +67,7 @@ def _container_behind(target: Any) -> Any:
     plugins = sys.modules.get("bluesky_tiled_plugins")
     if plugins is None or type(target) is not plugins.TiledWriter:
         return target
-    does_more = target.patches or target.backup_directory or target.backup_dictionary is not None
+    does_more = any(getattr(target, name, None) for name in ("patches", "backup_directory", "backup_dictionary"))
     return target if does_more else target.client
 
 

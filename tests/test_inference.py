@@ -397,6 +397,18 @@ def test_the_noise_of_an_answer_and_data_with_another_unit_keep_the_order_of_the
             np.testing.assert_array_equal(again.log_evidence, expected.log_evidence)
 
 
+def test_noise_in_the_order_of_x_is_for_these_points_or_refused() -> None:
+    x = np.linspace(3, -3, 11)
+    noise = noise_for(Dataset(x, x), Gaussian(np.linspace(1, 2, 11)))
+    part = replace(Dataset(x, x), mask=x > 0)
+    with pytest.raises(
+        ValueError, match=r"is in the order of x and has 11 values for 5 points.*given in another order"
+    ):
+        noise_for(part, noise)
+    again = noise_for(replace(Dataset(x, x).settled(), mask=x[::-1] > 0), noise)
+    np.testing.assert_array_equal(again.sigma, noise.sigma[-5:])  # type: ignore[union-attr, index]
+
+
 def test_numbers_of_masked_points_may_be_anything() -> None:
     x, sigma = np.arange(10.0), np.full(10, 0.5)
     sigma[3] = np.nan
@@ -431,6 +443,14 @@ def test_components_with_priors_of_their_own_are_not_exchangeable() -> None:
     assert found[0].best.parameters["peak1.center"].mean == pytest.approx(-0.6, abs=0.1)
     assert found[0].best.parameters["peak2.center"].mean == pytest.approx(0.8, abs=0.1)
     assert "peak1.center ~ uniform(-3, 6), peak2.center ~ uniform(0, 3)" in " ".join(found[0].notes)
+    # An earlier answer whose components were put in order lacks all other labellings: it is no start.
+    alike = select(data, peaks(counts=[2], priors={**common, "center": left}), Gaussian(0.1))
+    warm = select(data, Candidates((found[0].best.model,)), Gaussian(0.1), start=alike)
+    np.testing.assert_array_equal(
+        warm.log_evidence, select(data, Candidates((found[0].best.model,)), Gaussian(0.1)).log_evidence
+    )
+    with pytest.raises(ValueError, match="took components with priors of their own for exchangeable"):
+        replace(alike, posteriors=(replace(alike.best, model=found[0].best.model),)).refine()
 
 
 def test_each_data_set_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

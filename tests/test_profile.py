@@ -157,12 +157,27 @@ def test_whatever_is_asked_for_anew_replaces_what_was_there_which_is_closed_firs
 
 def test_setting_up_closes_no_callback_of_another_engine_or_name(unprepared: None) -> None:
     one, two = RunEngine({}), RunEngine({})
-    theirs = [setup(two, fakes.Quick()), setup(one, fakes.Quick(), name="beside it")]
+    theirs = [setup(two, fakes.Quick()), setup(one, fakes.Quick(y="third"), name="beside it")]
     mine = setup(one, fakes.Quick())
-    assert len({id(callback) for callback in (mine, *theirs)}) == 3
+    assert mine is theirs[0]
     setup(one, fakes.Quick(y="other"))
-    assert mine.closed
     assert not any(callback.closed for callback in theirs)
+    setup(two, fakes.Quick(y="other"))
+    assert [callback.closed for callback in theirs] == [True, False]
+
+
+def test_one_engine_hears_with_two_callbacks_where_two_names_ask_for_the_same(unprepared: None) -> None:
+    engine = RunEngine({})
+    assert setup(engine, fakes.Quick()) is not setup(engine, fakes.Quick(), name="beside it")
+
+
+def test_what_cannot_be_set_up_leaves_the_callback_that_was_there(unprepared: None) -> None:
+    engine = RunEngine({})
+    before = setup(engine, fakes.Quick())
+    with pytest.raises(TypeError, match="publish must be"):
+        setup(engine, fakes.Quick(), publish=5)
+    assert not before.closed
+    assert setup(engine, fakes.Quick()) is before
 
 
 def test_a_startup_file_that_makes_a_new_engine_each_time_gets_its_journal_again(
@@ -172,8 +187,10 @@ def test_a_startup_file_that_makes_a_new_engine_each_time_gets_its_journal_again
     engine = RunEngine({})
     after = setup(engine, fakes.Quick(), journal=tmp_path)
     assert before.closed and not after.closed
+    other = RunEngine({})
+    assert setup(other, fakes.Quick(), journal=tmp_path) is after
     with pytest.raises(JournalInUseError):
-        setup(RunEngine({}), fakes.Quick(), journal=tmp_path)
+        setup(RunEngine({}), fakes.Quick(), nowhere, journal=tmp_path)
     assert not after.closed
 
 

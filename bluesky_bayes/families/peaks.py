@@ -73,7 +73,7 @@ def peaks(
         if shape == "pseudo-voigt" and base == "fraction":
             check_bounds(name, check_prior(name, prior), 0.0, 1.0, "a fraction")
     fraction = (fixed or {}).get("fraction", 0.0) if shape == "pseudo-voigt" else 0.0
-    if not isinstance(fraction, Slot) and not 0.0 <= fraction <= 1.0:
+    if isinstance(fraction, int | float) and not 0.0 <= fraction <= 1.0:
         raise ValueError(f"'fraction' is fixed at {fraction:g}; it must be from 0 to 1")
     arguments = {
         "shape": shape, "counts": counts, "background": background, "width": width, "shared": shared, "fixed": fixed,
