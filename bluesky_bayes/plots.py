@@ -35,7 +35,8 @@ MOST_ERROR_BARS = 150
 SMOOTH, MOST_CURVES = 400, 200
 BACKGROUND = "background"
 HEADLINE_WIDTH, DETAILS_WIDTH, NAME_WIDTH = 98, 125, 16
-FEWEST_ROWS, LEGEND_ROWS = 6, 10
+FEWEST_ROWS, LEGEND_ROWS, MOST_LINES, NARROW = 6, 10, 24, 3.0
+"""Of the panel of probabilities; below what ratio of its ends an axis of noise has even ticks."""
 MOST_PARAMETERS = 10
 PANEL, CORNER, NARROWEST = (1.45, 2.6), 6.0, 6.5
 """Inches: side of a panel, least and most, side of them all at least if they may, and least width of a figure."""
@@ -171,7 +172,9 @@ def _draw_probabilities(axes: Axes, selection: Selection) -> None:
     axes.barh(rows, p, xerr=errors, color=colors, height=0.6, error_kw=bars)
     for row, value, error in zip(rows, p, errors, strict=True):
         axes.text(value + error + 0.03, float(row), probability(value, error), va="center", fontsize=9.0)
-    axes.set_yticks(rows, [textwrap.fill(name, NAME_WIDTH) for name in selection.names])
+    most = max(1, MOST_LINES // max(len(p), FEWEST_ROWS))
+    names = [textwrap.fill(name, NAME_WIDTH, max_lines=most, placeholder=" …") for name in selection.names]
+    axes.set_yticks(rows, names)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(max(len(p), FEWEST_ROWS) - 0.5, -0.5)
     axes.set_xlim(0, 1.6)
@@ -183,7 +186,7 @@ def _draw_probabilities(axes: Axes, selection: Selection) -> None:
 def plot_noise_scan(scan: NoiseScan) -> Figure:
     """Free energy of each model against the size of the noise, with the best of each marked."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -200,7 +203,8 @@ def plot_noise_scan(scan: NoiseScan) -> Figure:
         xlabel="standard deviation of the noise (unit of y)",
         ylabel="minus log evidence above the lowest, plus 1 (nats)",
     )
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    narrow = scan.sigma[-1] < NARROW * scan.sigma[0]
+    axes.xaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(title="model: best noise", frameon=False)
