@@ -262,21 +262,11 @@ def _combined(
     ties: Mapping[str, Slot],
 ) -> Model:
     """The model with these numbers of each kind."""
-    own = {
-        f"{term.label}.{p.name}"
-        for kind, k in zip(kinds, counts, strict=True)
-        for term in kind.terms(k, {})
-        for p in term.component.parameters
-    }
+    untied = [(kind, term) for kind, k in zip(kinds, counts, strict=True) for term in kind.terms(k, {})]
+    own = {f"{term.label}.{p.name}" for _, term in untied for p in term.component.parameters}
+    owners = {slot.parameter: kind for kind, term in untied for slot in term.slots if slot.parameter is not None}
     holding = {name: slot for name, slot in ties.items() if name in own and slot.parameter in own | {None}}
     tied = {label.split(".")[0] for name, slot in holding.items() for label in (name, slot.parameter or name)}
-    owners = {
-        slot.parameter: kind
-        for kind, k in zip(kinds, counts, strict=True)
-        for term in kind.terms(k, {})
-        for slot in term.slots
-        if slot.parameter is not None
-    }
     terms: list[Term] = []
     table: dict[str, Prior | None] = {}
     groups: list[tuple[int, ...]] = []

@@ -367,18 +367,8 @@ class Job:
     @property
     def draws(self) -> Array:
         """Draws of the posterior (n_chains, n_draws, n_parameters): whitened, components in order."""
-        return self.sampler.mixed(self.path, self.infos, self._visited, generator(self.keys[0], MIXING))
-
-    @property
-    def _visited(self) -> Array:
-        return in_order(np.stack([thinned(info.samples, MOST_DRAWS) for info in self.infos]), self.groups)
-
-    @property
-    def effective_size(self) -> float:
-        """Effective number of independent draws of the parameter that has the fewest."""
-        if not len(self.task.tables):
-            return float(self.length * len(self.infos))
-        return self.sampler.effective_size(self.path, self.infos, self._visited)
+        z = in_order(np.stack([thinned(info.samples, MOST_DRAWS) for info in self.infos]), self.groups)
+        return self.sampler.mixed(self.path, self.infos, z, generator(self.keys[0], MIXING))
 
     @property
     def wanted(self) -> int:

@@ -87,7 +87,7 @@ def setup(
     analysis = recipe if isinstance(recipe, Recipe) else load(recipe)
     asked, folder = _asked(analysis, publish), None if journal is None else Path(journal).expanduser().absolute()
     with _lock:
-        _close_left_behind()
+        _close_left_behind(engine)
         before = next((each for each in _setups if each.engine() is engine and each.name == name), None)
         if before is not None and before.says(asked, folder):
             return before.callback
@@ -113,9 +113,10 @@ def _close(old: _Setup, engine: Any = None) -> None:
         old.callback.close(0.0)
 
 
-def _close_left_behind() -> None:
+def _close_left_behind(engine: Any) -> None:
     """End setups whose engine is gone: a startup file that is run again may make a new engine."""
-    gc.collect()
+    if any(each.engine() is not engine for each in _setups):
+        gc.collect()
     for each in [each for each in _setups if each.engine() is None]:
         _close(each)
 
@@ -135,8 +136,8 @@ def callback_for(analysis: Recipe, publish: Any = None) -> BayesCallback:
     """The callback with this analysis and target, one that was set up if there is: the same one until it is closed."""
     asked = _asked(analysis, publish)
     with _lock:
-        _close_left_behind()
-        known = [each.callback for each in _setups if each.asked == asked and not each.callback.closed]
+        heard = (each for each in _setups if each.engine() is not None)
+        known = [each.callback for each in heard if each.asked == asked and not each.callback.closed]
         if known:
             return known[0]
         if asked not in _callbacks or _callbacks[asked].closed:

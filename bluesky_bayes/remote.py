@@ -245,14 +245,19 @@ def _counts(answers: Any, key: str) -> dict[Any, int]:
     return {each["value"]: each["count"] for each in found}
 
 
-def _whole_answers(processed: Any, uid: str, digest: str) -> list[Mapping[str, Any]]:
-    """Start documents of a run's results that were written to their end."""
+def _whole_results(processed: Any, uid: str, digest: str) -> Any:
+    """A run's results that were written to their end, of one recipe if its digest is given."""
     from tiled.client.container import Container
-    from tiled.queries import Eq
+    from tiled.queries import Comparison, Eq
 
     found = Container.search(processed, Eq(RUN, uid))
-    found = Container.search(found, Eq("start.analysis.digest", digest))
-    return [run.metadata["start"] for run in found.values() if run.metadata.get("stop")]
+    found = Container.search(found, Comparison("gt", "stop.time", 0.0))
+    return Container.search(found, Eq("start.analysis.digest", digest)) if digest else found
+
+
+def _whole_answers(processed: Any, uid: str, digest: str) -> list[Mapping[str, Any]]:
+    """Start documents of a run's results that were written to their end."""
+    return [run.metadata["start"] for run in _whole_results(processed, uid, digest).values()]
 
 
 def _has_all_parts(starts: Iterable[Mapping[str, Any]]) -> bool:
@@ -272,12 +277,5 @@ def read_answer(processed: Any, uid: str, digest: str = "") -> Answer | None:
     digest : str
         Of the recipe, where several publish there.
     """
-    from tiled.client.container import Container
-    from tiled.queries import Comparison, Eq
-
-    found = Container.search(processed, Eq(RUN, uid))
-    found = Container.search(found, Comparison("gt", "stop.time", 0.0))
-    if digest:
-        found = Container.search(found, Eq("start.analysis.digest", digest))
-    runs = found.sort(("start.time", -1)).values().head(1)
+    runs = _whole_results(processed, uid, digest).sort(("start.time", -1)).values().head(1)
     return Answer.published(runs[0].metadata["start"]) if runs else None

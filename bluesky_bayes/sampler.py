@@ -198,7 +198,7 @@ class Sampler(Protocol):
         return z
 
     def effective_size(self, path: Path, infos: Sequence[Info], z: Array) -> float:
-        """Effective number of independent draws of the parameter that has the fewest, by draws as they are."""
+        """Effective number of independent draws, of the parameter that has the fewest, in what `mixed` gave."""
         return float(effective_size(np.moveaxis(z, -1, 0)).min())
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from bluesky_bayes.cooling import SWEEPS, Cooling, cooled
 from bluesky_bayes.dataset import Array
 from bluesky_bayes.evidence import Evidence, log_mean_exp, mean_evidence, softmax
-from bluesky_bayes.sampler import Info, Path, Sampler, State, generator
+from bluesky_bayes.sampler import Info, Path, Sampler, State, generator, thinned
+from bluesky_bayes.tasks import in_order
 
 STREAMS = 1000
 
@@ -48,13 +49,14 @@ class SequentialMonteCarlo(Sampler):
 
     def effective_size(self, path: Path, infos: Sequence[Info], z: Array) -> float:
         """By how far the means of clouds are apart: particles of one cloud have ancestors in common."""
-        within = super().effective_size(path, infos, z)
-        if len(z) < 2:
+        clouds = in_order(np.stack([thinned(info.samples, z.shape[1]) for info in infos]), path.groups)
+        within = super().effective_size(path, infos, clouds)
+        if len(clouds) < 2:
             return within
-        shares, means = softmax(log_z_of(path.betas, infos)), z.mean(axis=1)
+        shares, means = softmax(log_z_of(path.betas, infos)), clouds.mean(axis=1)
         mean = shares @ means
-        scatter = len(z) / (len(z) - 1.0) * shares**2 @ (means - mean) ** 2
-        return min(within, float(np.min(shares @ np.mean((z - mean) ** 2, axis=1) / scatter)))
+        scatter = len(clouds) / (len(clouds) - 1.0) * shares**2 @ (means - mean) ** 2
+        return min(within, float(np.min(shares @ np.mean((clouds - mean) ** 2, axis=1) / scatter)))
 
     def evidence(self, path: Path, infos: Sequence[Info]) -> Evidence:
         """Mean of the clouds' evidence, its error from their scatter."""

@@ -34,7 +34,7 @@ def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bo
     z = job.draws
     draws = _parameters(job, z)
     fit, p_fit = fit_of(job, z, data, noise, block, seed)
-    diagnostics = diagnostics_of(job, draws, z, gap, p_fit, single)
+    diagnostics = diagnostics_of(job, z, gap, p_fit, single)
     constant = float(job.task.constant[0])
     return Posterior(model, log_z - constant, error, draws, derived_of(model, draws, z.shape[:2]), fit, diagnostics)
 
@@ -42,7 +42,7 @@ def posterior_of(job: Job, data: Dataset, noise: Noise, block: Block, single: bo
 def sampling_problems_of(job: Job) -> tuple[str, ...]:
     """What speaks against the evidence of a job, in plain sentences."""
     z, found = job.draws, job.evidence
-    return diagnostics_of(job, _parameters(job, z), z, found.gap, 1.0, True).sampling_problems(found.error)
+    return diagnostics_of(job, z, found.gap, 1.0, True).sampling_problems(found.error)
 
 
 def _parameters(job: Job, z: Array) -> dict[str, Array]:
@@ -165,9 +165,7 @@ def _deviance(y: Array, mu: Array) -> Array:
     return deviance
 
 
-def diagnostics_of(
-    job: Job, draws: Mapping[str, Array], z: Array, gap: float, p_fit: float, single: bool
-) -> Diagnostics:
+def diagnostics_of(job: Job, z: Array, gap: float, p_fit: float, single: bool) -> Diagnostics:
     """How the sampling went."""
     constant = float(job.task.constant[0])
     acceptance = np.mean([info.acceptance[-1] for info in job.infos], axis=0)
@@ -180,7 +178,7 @@ def diagnostics_of(
         acceptance={name: float(acceptance[g]) for name, g in zip(names, job.task.step_group, strict=True)},
         r_hat_energy=job.disagreement,
         r_hat=r_hat_of(z),
-        ess=job.effective_size,
+        ess=job.sampler.effective_size(job.path, job.infos, z) if z.size else float(job.length * len(job.infos)),
         gap=gap,
         drift=max(info.drift for info in job.infos),
         edges=(*edges_of(job.model, z), *far_out_of(job.model, z)),

@@ -67,8 +67,8 @@ def _container_behind(target: Any) -> Any:
     plugins = sys.modules.get("bluesky_tiled_plugins")
     if plugins is None or type(target) is not plugins.TiledWriter:
         return target
-    does_more = any(getattr(target, name, None) for name in ("patches", "backup_directory", "backup_dictionary"))
-    return target if does_more else target.client
+    backed_up = target.backup_directory or getattr(target, "backup_dictionary", None) is not None
+    return target if target.patches or backed_up else target.client
 
 
 def _is_databroker(container: Any) -> bool:
