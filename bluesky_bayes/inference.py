@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.devices import AUTO, CPU, CUDA, PROCESSOR, Device
 from bluesky_bayes.devices import device as device_of
 from bluesky_bayes.exact import ROUNDING, exact_posterior, solve, why_not_exact
-from bluesky_bayes.jobs import EXCHANGE, INDEPENDENCE, SAMPLERS, Crew, Job, run_jobs
+from bluesky_bayes.jobs import EXCHANGE, INDEPENDENCE, SAMPLERS, Crew, Job, rank_of, run_jobs
 from bluesky_bayes.kernels.cuda import Traits
 from bluesky_bayes.kernels.launch import CardKernels, components, why_not
 from bluesky_bayes.kernels.task import Task
@@ -247,7 +248,9 @@ def refined(selection: Selection, error: float | None, budget: float | None, thr
     where = device_of(AUTO if selection.device.startswith(CUDA) else CPU)
     jobs = question.jobs(settings, selection.seed, ASKED[selection.sampler], where=where)
     with _crew(threads, where) as crew, one_blas_thread():
-        list(crew.jobs.map(Job.resume, jobs, selection.standings))
+        standings = zip(jobs, selection.standings, strict=True)
+        crew.add([(rank_of(job), partial(job.resume, standing)) for job, standing in standings])
+        crew.finish()
         ((last,),) = _answers([question], [jobs], settings, selection.seed, crew, False)
     return replace(last, settings=replace(settings, longest=selection.settings.longest))
 
@@ -368,11 +371,17 @@ def _answers(
     begun = time.perf_counter()
 
     def selections() -> list[Selection]:
-        work = [(question, job) for question, some in zip(questions, jobs, strict=True) for job in some]
-        posteriors = iter(list(crew.jobs.map(lambda entry: _posterior(entry[0], entry[1], seed), work)))
+        found: dict[Job, Posterior] = {}
+
+        def sum_up(question: _Question, job: Job) -> None:
+            found[job] = posterior_of(job, question.data, question.noise, question.block, question.single, seed)
+
+        for question, some in zip(questions, jobs, strict=True):
+            crew.add([(rank_of(job), partial(sum_up, question, job)) for job in some])
+        crew.finish()
         elapsed = (time.perf_counter() - begun) / len(questions)
         return [
-            _selection(question, some, [next(posteriors) for _ in some], settings, seed, elapsed)
+            _selection(question, some, [found[job] for job in some], settings, seed, elapsed)
             for question, some in zip(questions, jobs, strict=True)
         ]
 
@@ -395,10 +404,6 @@ def _solved(question: _Question, settings: Settings, seed: int, sampler: str) ->
     if not noise.known:
         note += f"; the integral over the noise is sure to {max(ROUNDING, answer.log_evidence_error.max()):.1g} nats"
     return replace(answer, sampler=sampler, notes=(*answer.notes, note))
-
-
-def _posterior(question: _Question, job: Job, seed: int) -> Posterior:
-    return posterior_of(job, question.data, question.noise, question.block, question.single, seed)
 
 
 def _selection(

@@ -7,14 +7,17 @@ after round, until the evidence is sure.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from functools import partial
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -53,6 +56,7 @@ from bluesky_bayes.smc import SequentialMonteCarlo
 from bluesky_bayes.tasks import groups_of, in_order, same_groups
 
 _T = TypeVar("_T")
+Rank: TypeAlias = tuple[bool, int]
 EXCHANGE, INDEPENDENCE = Exchange(), Independence()
 SAMPLERS: dict[str, Sampler] = {s.name: s for s in (EXCHANGE, SequentialMonteCarlo(), INDEPENDENCE)}
 LOOK, EXPLORE, REPEAT, NARROW = (12, 8), (64, SWEEPS), (32, SWEEPS), (32, SWEEPS)
@@ -75,7 +79,9 @@ SURE_OF_ALL = 0.3
 """Error of both coolings together from which down their evidence counts: else they may have lost modes."""
 FEW_DRAWS = 50
 PIECES = 2
-"""For each thread, where a job is divided: they take not quite as long as one another."""
+"""For each thread, where a task is divided: they take not quite as long as one another."""
+FIRST = 0
+"""In place of a number of sweeps: those of the first round."""
 REFITS, FEW = 4, 0.25
 """Refits of an earlier posterior's mixture, and the error of its draws beyond which too few are left to fit one."""
 
@@ -294,22 +300,23 @@ class Job:
         self.weigh()
 
     def weigh(self) -> None:
-        """Evidence by both estimators."""
+        """Evidence by both estimators, worked out side by side."""
+        estimates = [partial(self._chained, self.sampler.evidence)]
+        if self.sampler is INDEPENDENCE:
+            estimates.append(partial(self._chained, INDEPENDENCE.bridge))
+        elif len(self.task.tables) and not self.from_prior:
+            estimates += [partial(self._bridged_by, half) for half in range(2)]
+        found = self.spread(lambda a, b: [estimate() for estimate in estimates[a:b]], len(estimates))
+        self.ladder, *bridges = itertools.chain.from_iterable(found)
+        if bridges:
+            self.bridge = bridges[0] if len(bridges) == 1 else _mean_of_halves(*bridges)
+
+    def _chained(self, estimate: Callable[[Path, Sequence[Info]], Evidence]) -> Evidence:
+        """By one of a sampler's estimates from all chains."""
         drawn = sum(info.n_drawn for info in self.infos)
         share = self.length * len(self.infos) / drawn
-        drawn *= self.sampler.proposals
-        self.ladder = _over_prior(self.sampler.evidence(self.path, self.infos), self.path.start, share, drawn)
-        if self.sampler is INDEPENDENCE:
-            self.bridge = _over_prior(INDEPENDENCE.bridge(self.path, self.infos), self.path.start, share, drawn)
-        elif len(self.task.tables) and not self.from_prior:
-            self.bridge = self._bridged()
-
-    def _bridged(self) -> Evidence:
-        """Bridge sampling by both halves of the chains: their mean, which is no surer than they agree."""
-        halves = self.spread(lambda a, b: [self._bridged_by(half) for half in range(a, b)], 2)
-        one, other = itertools.chain.from_iterable(halves)
-        apart = abs(one.log_z - other.log_z)
-        return Evidence(0.5 * (one.log_z + other.log_z), 0.5 * max(math.hypot(one.error, other.error), apart), 0.0)
+        ratio = estimate(self.path, self.infos)
+        return _over_prior(ratio, self.path.start, share, drawn * self.sampler.proposals)
 
     def _bridged_by(self, half: int) -> Evidence:
         """Bennett's ratio between one half's draws of the posterior and those of a mixture fitted to the other half.
@@ -413,6 +420,12 @@ def _counting(tried: Cooling) -> float:
     return float(1.0 / (tried.energies.shape[1] * np.sum(softmax(-tried.energies[0]) ** 2)))
 
 
+def _mean_of_halves(one: Evidence, other: Evidence) -> Evidence:
+    """Bridge sampling by both halves of the chains: their mean, which is no surer than they agree."""
+    apart = abs(one.log_z - other.log_z)
+    return Evidence(0.5 * (one.log_z + other.log_z), 0.5 * max(math.hypot(one.error, other.error), apart), 0.0)
+
+
 def _over_prior(ratio: Evidence, start: Start, share: float, drawn: float) -> Evidence:
     """Evidence over the prior's from that over a reference whose draws in order are a share of all."""
     error = math.sqrt(ratio.error**2 + (1.0 - share) / (share * drawn))
@@ -420,40 +433,62 @@ def _over_prior(ratio: Evidence, start: Start, share: float, drawn: float) -> Ev
 
 
 class Crew:
-    """Threads for jobs, and for pieces of a job that waits for them: `threads` of each, so that none waits in vain."""
+    """Threads for tasks, and for pieces of tasks that wait for them: `threads` of each, so that none waits in vain."""
 
     def __init__(self, threads: int) -> None:
-        self.threads, self.left = threads, 0
-        self.jobs = ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes")
-        self.pieces = ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes-pieces")
-        self._lock = threading.Lock()
+        self.threads, self._left = threads, 0
+        self._jobs = ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes")
+        self._pieces = ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes-pieces")
+        self._waiting, self._tasks = list[tuple[Rank, int]](), dict[int, Callable[[], None]]()
+        self._begun, self._number, self._lock = deque[Future[None]](), itertools.count(), threading.Lock()
 
-    def work(self, function: Callable[..., object], *arguments: Sequence[Any]) -> None:
-        """Do jobs side by side."""
-        self.left = len(arguments[0])
+    def add(self, tasks: Sequence[tuple[Rank, Callable[[], None]]], then: Callable[[], None] | None = None) -> None:
+        """Have tasks done, the lowest rank first, and something else by the thread that ends the last of these."""
+        missing = len(tasks)
 
-        def counted(*values: Any) -> None:
-            function(*values)
+        def followed(task: Callable[[], None]) -> None:
+            nonlocal missing
+            task()
             with self._lock:
-                self.left -= 1
+                missing -= 1
+                last = missing == 0
+            if last and then is not None:
+                then()
 
-        list(self.jobs.map(counted, *arguments))
+        with self._lock:
+            self._left += len(tasks)
+            for (rank, task), number in zip(tasks, self._number, strict=False):
+                heapq.heappush(self._waiting, (rank, number))
+                self._tasks[number] = partial(followed, task)
+        self._begun.extend(self._jobs.submit(self._next) for _ in tasks)
+
+    def _next(self) -> None:
+        with self._lock:
+            task = self._tasks.pop(heapq.heappop(self._waiting)[1])
+        task()
+        with self._lock:
+            self._left -= 1
+
+    def finish(self) -> None:
+        """Wait until all tasks are done, those that were added on the way as well."""
+        while self._begun:
+            self._begun.popleft().result()
 
     def spread(self, function: Callable[[int, int], _T], n: int, /) -> list[_T]:
-        """Do the pieces of a job side by side where fewer jobs than threads are left: a `Spread`."""
-        if self.left >= self.threads:
+        """Do the pieces of a task side by side where fewer tasks than threads are left: a `Spread`."""
+        if self._left >= self.threads:
             return in_one_piece(function, n)
         edges = np.linspace(0, n, min(n, PIECES * self.threads) + 1).astype(int).tolist()
-        return list(self.pieces.map(function, edges[:-1], edges[1:]))
+        return list(self._pieces.map(function, edges[:-1], edges[1:]))
 
     def __enter__(self) -> Self:
         """Enter a context that ends the threads."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End the threads."""
-        self.jobs.shutdown()
-        self.pieces.shutdown()
+        """End the threads; what was not begun is dropped."""
+        self._jobs.shutdown(cancel_futures=True)
+        self._pieces.shutdown()
 
 
 def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, crew: Crew, looks: bool) -> Iterator[None]:
@@ -463,20 +498,45 @@ def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, crew: Crew,
     number of threads changes no result. With `looks` the first answer is that of a few particles.
     """
     begun = time.perf_counter()
-    jobs = sorted((job for question in questions for job in question), key=lambda job: -job.cost)
+    jobs = [job for question in questions for job in question]
     for job in jobs:
         job.spread = crew.spread
     new = [job for job in jobs if not job.states]
     if new and looks:
-        crew.work(Job.look, new)
+        crew.add([(rank_of(job), job.look) for job in new])
+        crew.finish()
         yield
-    crew.work(Job.prepare, new)
-    work = [(job, job.first) for job in new] or _unsure(questions)
+    work = [(job, FIRST) for job in new] or _unsure(questions)
     while work:
-        _round(work, crew)
+        crew.add([(rank_of(job), partial(_round, job, length, crew)) for job, length in work])
+        crew.finish()
         yield
         spent = time.perf_counter() - begun
         work = _unsure(questions) if settings.budget is None or spent < settings.budget else []
+
+
+def rank_of(job: Job, length: int = FIRST) -> Rank:
+    """What chains wait for comes first, and of that the largest."""
+    return length > FIRST, -job.cost * max(length, 1)
+
+
+def _round(job: Job, length: int, crew: Crew) -> None:
+    """Have all chains of a job go on by so many sweeps, or by their first round, and the job take what they gave.
+
+    It is prepared first if it has no chains; no job waits for another one.
+    """
+    if length == FIRST:
+        job.prepare()
+        length = job.first
+    given: dict[int, tuple[State, Info]] = {}
+
+    def step(chain: int) -> None:
+        given[chain] = job.step(chain, length)
+
+    def take() -> None:
+        job.take([given[chain] for chain in sorted(given)])
+
+    crew.add([(rank_of(job, length), partial(step, chain)) for chain in range(job.settings.chains)], take)
 
 
 def _unsure(questions: Sequence[Sequence[Job]]) -> list[tuple[Job, int]]:
@@ -488,15 +548,6 @@ def _unsure(questions: Sequence[Sequence[Job]]) -> list[tuple[Job, int]]:
         if best.unsure or r_hat_of(best.draws) > WORST_R_HAT:
             unsure.append(best)
     return [(job, job.wanted) for job in unsure if job.wanted > 0]
-
-
-def _round(work: Sequence[tuple[Job, int]], crew: Crew) -> None:
-    """Run all chains of some (job, sweeps), and let each job take what its chains gave."""
-    first = sorted(work, key=lambda entry: -entry[0].cost * entry[1])
-    entries = [(job, chain, length) for job, length in first for chain in range(job.settings.chains)]
-    results = list(crew.jobs.map(lambda entry: entry[0].step(*entry[1:]), entries))
-    given = [[r for r, entry in zip(results, entries, strict=True) if entry[0] is job] for job, _ in work]
-    crew.work(Job.take, [job for job, _ in work], given)
 
 
 def _in_question(question: Sequence[Job]) -> list[Job]:

@@ -14,7 +14,7 @@ import numpy as np
 from bluesky_bayes.components import Component, Parameter
 from bluesky_bayes.dataset import Array, Dataset
 from bluesky_bayes.noise import SIGMA, Noise, Poisson
-from bluesky_bayes.priors import PackedPriors, Prior, check_bounds, check_prior, describe, to_table
+from bluesky_bayes.priors import PackedPriors, Prior, check_bounds, check_prior, describe, frozen, to_table
 
 
 @dataclass(frozen=True)
@@ -195,22 +195,20 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
     ValueError
         When the data or the role give no scale.
     """
-    from scipy import stats
-
     y = data.y / noise.exposure if isinstance(noise, Poisson) and noise.exposure is not None else data.y
     low, high, width = float(y.min()), float(y.max()), float(np.ptp(data.x))
     base = name.rsplit(".", 1)[-1]
     if base == "fraction":
-        return stats.uniform(0.0, 1.0)
+        return frozen("uniform", 0.0, 1.0)
     if base == "precision":
-        return stats.loguniform(4.0 / width**2, 1.0 / _spacing(data) ** 2)
+        return frozen("loguniform", 4.0 / width**2, 1.0 / _spacing(data) ** 2)
     if parameter.role == "location":
-        return stats.uniform(float(data.x.min()), width)
+        return frozen("uniform", float(data.x.min()), width)
     if parameter.role == "width":
-        return stats.loguniform(_spacing(data), 0.5 * width)
+        return frozen("loguniform", _spacing(data), 0.5 * width)
     if parameter.role == "inverse":
         size = np.abs(data.x[data.x != 0])
-        return stats.loguniform(0.3 / float(size.max()), 3.0 / float(size.min()))
+        return frozen("loguniform", 0.3 / float(size.max()), 3.0 / float(size.min()))
     height = high - low
     if height == 0 and not isinstance(noise, Poisson) and noise.known:
         height = float(np.median(np.asarray(noise.sigma)))
@@ -221,11 +219,11 @@ def default_prior(name: str, parameter: Parameter, data: Dataset, noise: Noise) 
         )
     if base == "constant":
         floor = 0.0 if data.counts or isinstance(noise, Poisson) else low - 0.5 * height
-        return stats.uniform(floor, high + 0.5 * height - floor)
+        return frozen("uniform", floor, high + 0.5 * height - floor)
     if len(base) > 1 and base[0] == "c" and base[1:].isdigit():
         return _power_prior(int(base[1:]), low, height, width)
     if parameter.role == "amplitude":
-        return stats.uniform(0.0, 1.5 * height)
+        return frozen("uniform", 0.0, 1.5 * height)
     if parameter.role in ("intensity", "floor"):
         return _level_prior(name, parameter.role, y, bool(data.counts or isinstance(noise, Poisson)))
     raise ValueError(f"there is no default prior for {name!r}: give priors={{{base!r}: scipy.stats....}}")
@@ -237,8 +235,6 @@ def default_coefficient_prior(name: str, terms: Sequence[Term], data: Dataset) -
     As wide as the coefficient is if its curve alone makes all of the data's scatter about their mean; for a flat curve
     (its scatter no more than a millionth of it) if it makes the data's root mean square.
     """
-    from scipy import stats
-
     mine = [term for term in terms if term.slots[0].parameter == name]
     if not mine or any(term.component.amplitude.role != "coefficient" for term in mine):
         return None
@@ -248,7 +244,7 @@ def default_coefficient_prior(name: str, terms: Sequence[Term], data: Dataset) -
     if not reach > 0 or not size > 0:
         what = "y" if size > 0 else f"the curve of {name!r}"
         raise ValueError(f"there is no default prior for {name!r}, since {what} is zero: give priors={{{name!r}: ...}}")
-    return stats.norm(0.0, reach / size)
+    return frozen("norm", 0.0, reach / size)
 
 
 def _value(slot: Slot) -> float:
@@ -267,36 +263,30 @@ def _centred(term: Term, middle: float) -> Term:
 
 def default_noise_prior(data: Dataset) -> Prior:
     """Log-uniform from a millionth of to twice the standard deviation of y."""
-    from scipy import stats
-
     spread = float(np.std(data.y))
     if spread == 0:
         raise ValueError(
             f"y ({data.origin.y!r}) is {data.y[0]:g} at all {data.n} points: its noise cannot be inferred; "
             "give noise=Gaussian(sigma) or check the detector"
         )
-    return stats.loguniform(1e-6 * spread, 2.0 * spread)
+    return frozen("loguniform", 1e-6 * spread, 2.0 * spread)
 
 
 def _level_prior(name: str, role: str, y: Array, positive: bool) -> Prior:
-    from scipy import stats
-
     above = y[y > 0]
     if above.size == 0:
         raise ValueError(f"y has no positive values to take a default prior from; give priors={{{name!r}: ...}}")
     if role == "intensity":
-        return stats.loguniform(float(above.min()), 100.0 * float(above.max()))
+        return frozen("loguniform", float(above.min()), 100.0 * float(above.max()))
     tenth = float(np.quantile(above, 0.1))
     low = 0.0 if positive else -tenth
-    return stats.uniform(low, 2.0 * tenth - low)
+    return frozen("uniform", low, 2.0 * tenth - low)
 
 
 def _power_prior(degree: int, low: float, height: float, width: float) -> Prior:
-    from scipy import stats
-
     if degree == 0:
-        return stats.uniform(low - 0.5 * height, 2.0 * height)
-    return stats.norm(0.0, height / (0.5 * width) ** degree)
+        return frozen("uniform", low - 0.5 * height, 2.0 * height)
+    return frozen("norm", 0.0, height / (0.5 * width) ** degree)
 
 
 def _spacing(data: Dataset) -> float:

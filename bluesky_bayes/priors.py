@@ -74,6 +74,15 @@ class PackedPriors(Mapping[str, "Prior | None"]):
         return PackedPriors, (self._names, self._packed)
 
 
+@functools.lru_cache(maxsize=256)
+def frozen(family: str, *numbers: float) -> Prior:
+    """A distribution of `scipy.stats` by its name, made once: that takes half a millisecond."""
+    from scipy import stats
+
+    made: Prior = getattr(stats, family)(*numbers)
+    return made
+
+
 def check_prior(name: str, prior: Any) -> Prior:
     """Return `prior` if it is a proper continuous distribution.
 
