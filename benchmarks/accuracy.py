@@ -37,8 +37,6 @@ from bluesky_bayes import Candidates, Dataset, Selection, select, select_iter
 from bluesky_bayes.kernels.build import use_widest_vectors
 from bluesky_bayes.noise import Gaussian, Noise
 
-SEEDS_OF_TEN = 5
-
 
 def row(
     name: str,
@@ -86,7 +84,7 @@ def main() -> None:
         row("peaks in a box", [log_z], *box(k), Gaussian(0.1), seeds)
     for sampler in ("exchange", "smc"):
         ask = partial(select, sampler=sampler, error=0.15)
-        row(f"ten peaks, {sampler}", [TEN_PEAKS_LOG_Z], *ten_peaks(), Gaussian(0.1), SEEDS_OF_TEN, ask)
+        row(f"ten peaks, {sampler}", [TEN_PEAKS_LOG_Z], *ten_peaks(), Gaussian(0.1), seeds, ask)
     wells: Any = target(two_wells_target, stats.uniform(0, 1), 3)
     row("two wells", [-TWO_WELLS_FREE_ENERGY - 3 * HALF_LOG_2PI], *wells, UNIT_NOISE, seeds)
     for dimension, log_z in SHELLS_LOG_Z.items():

@@ -189,13 +189,15 @@ def doubted(one: Evidence, other: Evidence) -> Evidence:
     return one
 
 
-def joined(one: Evidence, other: Evidence) -> Evidence:
-    """Mean of two independent estimates, weighted by their errors, with the gap of the first."""
+def joined(one: Evidence, other: Evidence, correlation: float = 0.0) -> Evidence:
+    """Mean of two estimates, weighted by their errors, with the gap of the first."""
     both = math.hypot(one.error, other.error)
     if math.isinf(both) or both == 0.0:
         return one
     share = (one.error / both) ** 2
-    return Evidence((1.0 - share) * one.log_z + share * other.log_z, one.error * other.error / both, one.gap)
+    parts = (1.0 - share) * one.error, share * other.error
+    error = math.sqrt(parts[0] ** 2 + parts[1] ** 2 + 2.0 * correlation * parts[0] * parts[1])
+    return Evidence((1.0 - share) * one.log_z + share * other.log_z, error, one.gap)
 
 
 def contradictory(one: Evidence, other: Evidence) -> bool:

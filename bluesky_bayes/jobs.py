@@ -67,9 +67,9 @@ NEAR, NEAR_EARLIER, EARLIER_WIDER = 2.0, 4.0, 3.0
 IN_QUESTION = 10.0
 FINE, LEAST = 0.1, 2.0 / 3.0
 """Wanted error from which down the first round has its full length; the least share of it."""
-BRIDGED, ALIKE = 4000, 3.0
+BRIDGED, ALIKE, SHARED = 4000, 3.0, 0.2
 """Draws of the mixture, and at most of the posterior, for each half; the ratio of two errors from which on the less
-sure estimate adds nothing."""
+sure estimate adds nothing; the correlation of ladder and bridge, which share the chains (0.22 ± 0.06, five peaks)."""
 TRIED, MATCHED, SURE = 1000, 0.2, 0.5
 """Draws of a mixture that are tried; their effective share, and the error of the cooling that led to the mixture, from
 which on no temperatures are needed."""
@@ -353,7 +353,7 @@ class Job:
         surer, other = sorted((chains, self.bridge), key=lambda found: found.error)
         if self.path.start.fitted or contradictory(surer, other) or other.error > ALIKE * surer.error:
             return doubted(surer, other)
-        return joined(surer, other)
+        return joined(surer, other, SHARED)
 
     @property
     def length(self) -> int:

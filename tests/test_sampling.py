@@ -342,9 +342,11 @@ def test_estimates_that_do_not_know_of_each_other_are_averaged_unless_they_contr
     assert of_all(ladder, UNKNOWN, UNKNOWN) == ladder
     assert of_all(ladder, particles, UNKNOWN) == pytest.approx(both)
     assert of_all(ladder, particles._replace(log_z=8.0), UNKNOWN) == ladder
-    # From the prior all three count, and the gap is that of what counts most.
-    assert of_all(ladder, particles, bridge) == pytest.approx((10.5, 0.144, 0.0))
-    assert of_all(ladder, particles, bridge._replace(error=0.32)) == pytest.approx((10.36, 0.192, 0.01))
+    # From the prior all three count, chains and bridge correlate by 0.2, and the gap is that of what counts most.
+    shared = 0.64 * 0.18, 0.36 * 0.24
+    error = np.sqrt(shared[0] ** 2 + shared[1] ** 2 + 2.0 * 0.2 * shared[0] * shared[1])
+    assert of_all(ladder, particles, bridge) == pytest.approx((10.5, error, 0.0))
+    assert of_all(ladder, particles, bridge._replace(error=0.32)) == pytest.approx((10.36, 4.0 * error / 3.0, 0.01))
     assert of_all(ladder, particles, bridge._replace(log_z=13.18)) == pytest.approx((13.18, 1.5, 0.0))
     # What is much less sure adds nothing but its own mistakes.
     sure = Evidence(10.3, 0.06, 0.0)
