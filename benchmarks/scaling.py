@@ -48,6 +48,7 @@ for _ in sys.stdin:
 """
 
 
+@functools.cache
 def question(n: int, k: int, seed: int = 0) -> tuple[Dataset, Candidates, Gaussian]:
     """`n` points of `k` peaks that stand apart, the model of `k` peaks, and the noise.
 
