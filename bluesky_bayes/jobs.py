@@ -436,7 +436,7 @@ class Crew:
     """Threads for tasks, and for pieces of tasks that wait for them: `threads` of each, so that none waits in vain."""
 
     def __init__(self, threads: int) -> None:
-        self.threads, self._left = threads, 0
+        self.threads, self._left, self._ended = threads, 0, False
         self._jobs = ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes")
         self._pieces = ThreadPoolExecutor(threads, thread_name_prefix="bluesky-bayes-pieces")
         self._waiting, self._tasks = list[tuple[Rank, int]](), dict[int, Callable[[], None]]()
@@ -451,7 +451,7 @@ class Crew:
             task()
             with self._lock:
                 missing -= 1
-                last = missing == 0
+                last = missing == 0 and not self._ended
             if last and then is not None:
                 then()
 
@@ -487,6 +487,7 @@ class Crew:
 
     def __exit__(self, *exception: object) -> None:
         """End the threads; what was not begun is dropped."""
+        self._ended = True
         self._jobs.shutdown(cancel_futures=True)
         self._pieces.shutdown()
 

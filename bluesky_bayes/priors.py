@@ -79,7 +79,7 @@ def frozen(family: str, *numbers: float) -> Prior:
     """A distribution of `scipy.stats` by its name, made once: that takes half a millisecond."""
     from scipy import stats
 
-    made: Prior = getattr(stats, family)(*numbers)
+    made: Prior = getattr(stats, family)(*(number + 0.0 for number in numbers))  # -0.0 finds 0.0, and is told as it
     return made
 
 

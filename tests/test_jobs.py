@@ -67,3 +67,17 @@ def test_pieces_are_shared_out_only_where_threads_have_nothing_else_to_do() -> N
         crew.add([((False, 0), task_among_others)] * 2)
         crew.finish()
         assert pieces == [(0, 8), (0, 8)]
+
+
+def test_what_follows_on_tasks_is_dropped_where_they_end_after_an_interruption() -> None:
+    begun, taken = threading.Event(), list[int]()
+
+    def take_a_while() -> None:
+        begun.set()
+        threading.Event().wait(0.2)
+
+    with pytest.raises(KeyboardInterrupt), Crew(1) as crew:
+        crew.add([((False, 0), take_a_while)], partial(taken.append, 0))
+        begun.wait(10)
+        raise KeyboardInterrupt
+    assert not taken
