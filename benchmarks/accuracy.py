@@ -57,7 +57,7 @@ def row(
     for i, expected in enumerate(reference):
         deviation = log_z[:, i] - expected
         print(
-            f"{name:24} {runs[0].names[i]:10} mean deviation {deviation.mean():+.3f}  "
+            f"{name:26} {runs[0].names[i]:10} mean deviation {deviation.mean():+.3f}  "
             f"spread {deviation.std(ddof=1):.3f}  stated {stated[i]:.3f}  "
             f"stated/spread {stated[i] / deviation.std(ddof=1):.2f}  {seconds:.2f} s a run",
             flush=True,
@@ -82,6 +82,7 @@ def main() -> None:
     row("Nagata 2012, first look", nagata, *question, seeds, look)
     for k, log_z in BOX_LOG_Z.items():
         row("peaks in a box", [log_z], *box(k), Gaussian(0.1), seeds)
+        row("peaks in a box, first look", [log_z], *box(k), Gaussian(0.1), seeds, look)
     for sampler in ("exchange", "smc"):
         ask = partial(select, sampler=sampler, error=0.15)
         row(f"ten peaks, {sampler}", [TEN_PEAKS_LOG_Z], *ten_peaks(), Gaussian(0.1), seeds, ask)

@@ -80,8 +80,6 @@ SURE_OF_ALL = 0.3
 FEW_DRAWS = 50
 PIECES = 2
 """For each thread, where a task is divided: they take not quite as long as one another."""
-FIRST = 0
-"""In place of a number of sweeps: those of the first round."""
 REFITS, FEW = 4, 0.25
 """Refits of an earlier posterior's mixture, and the error of its draws beyond which too few are left to fit one."""
 
@@ -507,26 +505,28 @@ def run_jobs(questions: Sequence[Sequence[Job]], settings: Settings, crew: Crew,
         crew.add([(rank_of(job), job.look) for job in new])
         crew.finish()
         yield
-    work = [(job, FIRST) for job in new] or _unsure(questions)
+    work = new or _unsure(questions)
     while work:
-        crew.add([(rank_of(job), partial(_round, job, length, crew)) for job, length in work])
+        crew.add([(rank_of(job), partial(_round, job, crew)) for job in work])
         crew.finish()
         yield
         spent = time.perf_counter() - begun
         work = _unsure(questions) if settings.budget is None or spent < settings.budget else []
 
 
-def rank_of(job: Job, length: int = FIRST) -> Rank:
-    """What chains wait for comes first, and of that the largest."""
-    return length > FIRST, -job.cost * max(length, 1)
+def rank_of(job: Job) -> Rank:
+    """Of what is done once for a job: the largest first, and chains, which come of it, after all that."""
+    return False, -job.cost
 
 
-def _round(job: Job, length: int, crew: Crew) -> None:
-    """Have all chains of a job go on by so many sweeps, or by their first round, and the job take what they gave.
+def _round(job: Job, crew: Crew) -> None:
+    """Have all chains of a job go on, by their first round if there are none yet, and the job take what they gave.
 
-    It is prepared first if it has no chains; no job waits for another one.
+    No job waits for another one.
     """
-    if length == FIRST:
+    if job.states:
+        length = job.wanted
+    else:
         job.prepare()
         length = job.first
     given: dict[int, tuple[State, Info]] = {}
@@ -537,18 +537,19 @@ def _round(job: Job, length: int, crew: Crew) -> None:
     def take() -> None:
         job.take([given[chain] for chain in sorted(given)])
 
-    crew.add([(rank_of(job, length), partial(step, chain)) for chain in range(job.settings.chains)], take)
+    rank = True, -job.cost * length
+    crew.add([(rank, partial(step, chain)) for chain in range(job.settings.chains)], take)
 
 
-def _unsure(questions: Sequence[Sequence[Job]]) -> list[tuple[Job, int]]:
-    """Jobs that have to go on, and how many sweeps: the best model of a question also to know its parameters."""
+def _unsure(questions: Sequence[Sequence[Job]]) -> list[Job]:
+    """Jobs that have to go on and may: the best model of a question also to know its parameters."""
     unsure = []
     for question in questions:
         best, *others = _in_question(question)
         unsure += [job for job in others if job.unsure]
         if best.unsure or r_hat_of(best.draws) > WORST_R_HAT:
             unsure.append(best)
-    return [(job, job.wanted) for job in unsure if job.wanted > 0]
+    return [job for job in unsure if job.wanted > 0]
 
 
 def _in_question(question: Sequence[Job]) -> list[Job]:
